@@ -1,0 +1,106 @@
+"""The command line: a verb, its options made from a dataclass, one line for a bad input."""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import re
+import sys
+from itertools import pairwise
+from typing import Any
+
+from ard.errors import InputError
+
+COMMANDS = {
+    # verb: (module, class, one line)
+    "teach": ("ard.cli.teach", "Teach", "train a teacher on a data set"),
+    "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
+    "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
+    "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),
+    "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
+    "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),
+    "demo": ("ard.cli.demo", "Demo", "the whole pipeline on the embedded digits, with a report"),
+}
+
+
+def main() -> None:
+    """Run `ard VERB OPTIONS`; exit status 2 and one line for a bad input."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit status of `ard` with these arguments."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_overview())
+        return 0
+    try:
+        if arguments[0] == "--version":
+            print(importlib.import_module("ard").__version__)
+            return 0
+        _parse(arguments[0], arguments[1:]).run()
+    except (InputError, OSError) as error:
+        print(f"ard: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ard: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(verb: str, arguments: list[str]) -> Any:
+    """The command object for a verb; InputError in one line when the options do not parse."""
+    import tyro
+
+    if verb not in COMMANDS:
+        raise InputError(f"unknown command {verb!r}; allowed: {', '.join(COMMANDS)}")
+    module, name, _ = COMMANDS[verb]
+    command = getattr(importlib.import_module(module), name)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                command,
+                args=arguments,
+                prog=f"ard {verb}",
+                default=_preset_default(command, arguments) if verb == "distill" else None,
+                config=(tyro.conf.EnumChoicesFromValues, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            words = re.sub(r"[─│╭╮╰╯]+", " ", complaint.getvalue())
+            raise InputError(" ".join(words.split())) from None
+        raise
+
+
+def _preset_default(command: Any, arguments: list[str]) -> Any:
+    """The options that `--preset` fills in, before the others are read."""
+    import tyro
+
+    from ard.presets import DISTILL_PRESETS
+
+    given = dict(pairwise(arguments))
+    name = next(
+        (a.removeprefix("--preset=") for a in arguments if a.startswith("--preset=")), given.get("--preset", "ard")
+    )
+    if name not in DISTILL_PRESETS:
+        raise InputError(f"unknown preset {name!r}; allowed: {', '.join(DISTILL_PRESETS)}")
+    preset = DISTILL_PRESETS[name]
+    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset) if field.name != "about"}
+    return command(trajectories=tyro.MISSING, out=tyro.MISSING, preset=name, **parts)
+
+
+def _overview() -> str:
+    """What `ard --help` prints."""
+    lines = [f"  {verb:13} {about}" for verb, (_, _, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "ard: turn a diffusion transformer into a few-step generator by autoregressive distillation",
+            "",
+            "usage: ard COMMAND [OPTIONS]; each command explains itself with --help",
+            "",
+            *lines,
+            "",
+            "for instance:",
+            "  ard demo --out runs/demo",
+        ]
+    )

@@ -1,0 +1,33 @@
+"""Where to compute, and in which precision."""
+
+import os
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from ard.errors import InputError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def resolve_device(name: DeviceName) -> torch.device:
+    """The device called `name`; auto takes CUDA, else MPS, else the CPU. InputError when it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, is_there in there.items() if is_there]
+    if name == "auto":
+        return torch.device(available[0])
+    if name not in available:
+        raise InputError(f"device {name} is not available on this machine; available: {', '.join(available)}")
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bf16 where a GPU has it, on top of fp32 weights; fp32 elsewhere (bf16 is slower on most CPUs)."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def default_workers(device: torch.device) -> int:
+    """One single-threaded process per core on a CPU, where that is fastest; one process on a GPU."""
+    return (os.cpu_count() or 1) if device.type == "cpu" else 1

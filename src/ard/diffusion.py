@@ -1,0 +1,152 @@
+"""The two diffusions: x_t = alpha(t) x_0 + sigma(t) noise, what their networks predict, and one solver step.
+
+Time runs from `max_time` (noise) down to 0 (data, exactly: alpha = 1, sigma = 0).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from ard.errors import InputError
+from ard.types import Latents, Times
+
+
+class DiffusionKind(StrEnum):
+    """Which noise process a teacher was trained on."""
+
+    VP = "vp"  # Variance preserving, linear betas, eps-prediction: DiT (Peebles and Xie, 2023).
+    FLOW = "flow"  # Rectified flow, velocity prediction: SiT (Ma et al., 2024).
+
+
+class Solver(StrEnum):
+    """How one step of the probability-flow ODE is taken."""
+
+    DDIM = "ddim"  # First order, deterministic (Song et al., 2021): the paper's, for VP.
+    EULER = "euler"  # First order, for flow. The same formula as DDIM.
+    HEUN = "heun"  # Second order, two evaluations per step, for flow.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    """A noise process and the quantity its network predicts, eps for VP and v = noise - x_0 for FLOW."""
+
+    kind: DiffusionKind = DiffusionKind.FLOW
+    num_train_steps: int = 1000
+    """VP: the number of discrete times. FLOW: the factor from t in [0, 1] to the network's time input."""
+    beta_start: float = 1e-4
+    """VP: first beta (Ho et al., 2020)."""
+    beta_end: float = 0.02
+    """VP: last beta."""
+
+    @property
+    def max_time(self) -> float:
+        """The time of pure noise: `num_train_steps` for VP, 1 for FLOW."""
+        return float(self.num_train_steps) if self.kind is DiffusionKind.VP else 1.0
+
+    @property
+    def default_solver(self) -> Solver:
+        """DDIM for VP, Euler for FLOW."""
+        return Solver.DDIM if self.kind is DiffusionKind.VP else Solver.EULER
+
+    def alpha_sigma(self, t: Times) -> tuple[Times, Times]:
+        """The signal's and the noise's coefficient at `t`, in t's dtype."""
+        if self.kind is DiffusionKind.FLOW:
+            return 1 - t, t
+        table = _alpha_bar(self.num_train_steps, self.beta_start, self.beta_end).to(t.device)
+        alpha_bar = table[t.round().long()]
+        return alpha_bar.sqrt().to(t.dtype), (1 - alpha_bar).sqrt().to(t.dtype)
+
+    def network_time(self, t: Times) -> Times:
+        """What the network's time embedding is fed. VP counts its 1000 noisy times from 0, as DiT does."""
+        return t - 1 if self.kind is DiffusionKind.VP else t * self.num_train_steps
+
+    def target(self, x_0: Latents, noise: Latents) -> Latents:
+        """What the network should predict: eps for VP, v = noise - x_0 for FLOW."""
+        return noise if self.kind is DiffusionKind.VP else noise - x_0
+
+    def split(self, x: Latents, output: Latents, t: Times) -> tuple[Latents, Latents]:
+        """The clean estimate and the noise estimate that the network's `output` at `x` implies."""
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        if self.kind is DiffusionKind.VP:
+            return (x - sigma * output) / alpha, output
+        return x - sigma * output, x + alpha * output
+
+    def add_noise(self, x_0: Latents, noise: Latents, t: Times) -> Latents:
+        """The forward process: x_t = alpha x_0 + sigma noise."""
+        alpha, sigma = (_per_row(value, x_0) for value in self.alpha_sigma(t))
+        return alpha * x_0 + sigma * noise
+
+    def teacher_times(self, num_teacher_steps: int) -> tuple[float, ...]:
+        """The num_teacher_steps + 1 times of an evenly spaced solver run, noise first, ending at 0.
+
+        VP follows DiT's spacing: the discrete times are evenly spread from the first to the last and rounded, and
+        the run ends with a step to the clean image.
+        """
+        if not 1 <= num_teacher_steps <= self.num_train_steps:
+            raise InputError(f"{num_teacher_steps} teacher steps: allowed are 1 to {self.num_train_steps}")
+        if self.kind is DiffusionKind.FLOW:
+            return tuple(1 - step / num_teacher_steps for step in range(num_teacher_steps + 1))
+        stride = (self.num_train_steps - 1) / max(num_teacher_steps - 1, 1)
+        return (*(round(index * stride) + 1.0 for index in reversed(range(num_teacher_steps))), 0.0)
+
+    def sample_times(self, batch: int, generator: torch.Generator) -> Times:
+        """Training times. VP: uniform. FLOW: logit-normal (scale 1.2), 10 % uniform, 3 % exactly 1.
+
+        The last share makes sure that the first solver step, which starts at t = 1, has been trained.
+        """
+        uniform = torch.rand(batch, generator=generator)
+        if self.kind is DiffusionKind.VP:
+            return (uniform * self.num_train_steps).floor() + 1
+        normal = torch.sigmoid(1.2 * torch.randn(batch, generator=generator))
+        which = torch.rand(batch, generator=generator)
+        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, uniform, normal))
+
+
+def ddim_step(diffusion: Diffusion, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:
+    """One deterministic step from `t` to `t_next` (DDIM with eta = 0). For FLOW this is Euler's step."""
+    x_0_hat, noise_hat = diffusion.split(x, output, t)
+    return diffusion.add_noise(x_0_hat, noise_hat, t_next)
+
+
+def solver_output(
+    denoise: Callable[[Latents, Times], Latents],
+    diffusion: Diffusion,
+    x: Latents,
+    t: Times,
+    t_next: Times,
+    *,
+    solver: Solver,
+) -> Latents:
+    """The constant network output whose `ddim_step` from `t` to `t_next` is the solver's step.
+
+    `denoise(x, t)` is the guided network. DDIM and EULER use its output at `t`; HEUN averages the slopes at both ends.
+    """
+    output = denoise(x, t)
+    match solver:
+        case Solver.DDIM | Solver.EULER:
+            return output
+        case Solver.HEUN:
+            return (output + denoise(ddim_step(diffusion, x, output, t, t_next), t_next)) / 2
+
+
+def check_solver(diffusion: Diffusion, solver: Solver) -> None:
+    """InputError unless `solver` is defined for `diffusion`."""
+    allowed = (Solver.DDIM,) if diffusion.kind is DiffusionKind.VP else (Solver.EULER, Solver.HEUN)
+    if solver not in allowed:
+        raise InputError(f"solver {solver} does not fit the diffusion {diffusion.kind}; allowed: {', '.join(allowed)}")
+
+
+@functools.lru_cache(maxsize=8)
+def _alpha_bar(num_train_steps: int, beta_start: float, beta_end: float) -> Tensor:
+    """alpha-bar at the times 0 … num_train_steps, in float64; time 0 is the clean image."""
+    betas = torch.linspace(beta_start, beta_end, num_train_steps, dtype=torch.float64)
+    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
+
+
+def _per_row(value: Times, like: Latents) -> Tensor:
+    """`value` shaped to multiply each row of `like`."""
+    return value.view(-1, *[1] * (like.ndim - 1))

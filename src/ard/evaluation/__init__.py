@@ -1,0 +1,1 @@
+"""Images to numbers: features of a small classifier, distances between distributions, paired errors."""

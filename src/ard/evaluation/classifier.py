@@ -1,0 +1,97 @@
+"""The small classifier whose features stand in for Inception's on the embedded data: trained once and kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ard.datasets import ImageData, load_data
+from ard.errors import InputError
+from ard.models.weights import load_config, load_weights
+from ard.types import Features, Latents
+
+FEATURES = 64
+
+
+class Classifier(nn.Module):
+    """Two convolutions and two linear layers; the 64 values before the last layer are the features."""
+
+    def __init__(self, channels: int, size: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * (size // 2) ** 2, FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(FEATURES, num_classes)
+
+    def forward(self, images: Latents) -> tuple[Features, Tensor]:
+        """(features, logits) of images in [-1, 1]; what lies outside is cut off, as a picture's would be."""
+        features = self.body(images.clamp(-1, 1))
+        return features, self.head(features)
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier and the share of held-out images that it gets right."""
+
+    network: Classifier
+    data: str
+    test_accuracy: float
+
+    @torch.no_grad()
+    def features(self, images: Latents) -> tuple[Features, Tensor]:
+        """(features, predicted labels) on the CPU, whatever the number of images."""
+        parts = [self.network(part) for part in images.float().split(512)]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1].argmax(dim=1) for part in parts])
+
+
+def split(data: ImageData) -> tuple[Tensor, Tensor]:
+    """(training rows, held-out rows): a fifth is held out."""
+    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
+    held_out = len(order) // 5
+    return order[held_out:], order[:held_out]
+
+
+def classifier_loss(
+    network: Classifier, data: ImageData, draw: Callable[[int, int], Tensor]
+) -> Callable[[int], Tensor]:
+    """Cross-entropy on the training rows; `draw(number of rows, update)` picks them."""
+    rows, _ = split(data)
+
+    def loss_at(step: int) -> Tensor:
+        ids = rows[draw(len(rows), step)]
+        return cross_entropy(network(data.images[ids])[1], data.labels[ids])
+
+    return loss_at
+
+
+@torch.no_grad()
+def held_out_accuracy(network: Classifier, data: ImageData) -> float:
+    """The share of held-out images that are classified right."""
+    _, rows = split(data)
+    return float((network(data.images[rows])[1].argmax(dim=1) == data.labels[rows]).float().mean())
+
+
+def new_classifier(data: ImageData) -> Classifier:
+    """An untrained classifier for `data`, the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Classifier(data.images.shape[1], data.images.shape[2], data.num_classes)
+
+
+def load_classifier(folder: Path, data: str) -> TrainedClassifier:
+    """The classifier in `folder`; InputError when it was trained on other data than `data`."""
+    config = load_config(folder, "classifier")
+    if config["data"] != data:
+        raise InputError(f"{folder} was trained on {config['data']}, not on {data}")
+    network = new_classifier(load_data(data)).eval()
+    load_weights(network, folder / "model.safetensors")
+    return TrainedClassifier(network, data, config["test_accuracy"])

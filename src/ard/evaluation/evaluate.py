@@ -1,0 +1,161 @@
+"""The rows of every table: a teacher, its untrained few-step run, and students, all from the same noises."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from ard.evaluation.classifier import TrainedClassifier
+from ard.evaluation.metrics import frechet_distance, precision_recall
+from ard.losses import step_errors
+from ard.models.student import Student
+from ard.sampling import sample
+from ard.students import StudentCard
+from ard.teacher import Ode, Teacher, solve_pf_ode
+from ard.trajectories.reader import TrajectoryBatch
+from ard.types import Features, Labels, Latents, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The numbers that depend on a model's images alone. Distances are on the features of the small classifier."""
+
+    fd_teacher: float
+    """Fréchet distance to an independent batch of the teacher's samples."""
+    fd_real: float
+    """Fréchet distance to the real images."""
+    fd_floor: float
+    """The distance of the teacher's own evaluation batch to that independent batch: the noise floor of fd_teacher."""
+    paired_mse: float
+    """Mean squared distance to the teacher's sample from the same noise, pixels cut to [-1, 1]."""
+    precision: float
+    recall: float
+    accuracy: float
+    """How often the classifier sees the class that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table; None where a column has no meaning."""
+
+    model: str
+    """teacher, untrained (the teacher itself in S guided steps), kd, step or ard."""
+    num_steps: int
+    state: str | None = None
+    prediction: str | None = None
+    mask: str | None = None
+    history_blocks: int | None = None
+    history: str | None = None
+    nfe: int
+    """Network evaluations per image; guidance counts twice."""
+    seed: int | None = None
+    """The training seed."""
+    iterations: int
+    seconds: float
+    """Training time."""
+    scores: Scores
+    error_teacher_forced: list[float] = field(default_factory=list)
+    """Mean squared error per step when every step reads the teacher's states."""
+    error_rolled_out: list[float] = field(default_factory=list)
+    """The same when it reads its own: the difference is the exposure bias."""
+
+    def plain(self) -> dict[str, Any]:
+        """The row as JSON holds it, its scores among the other columns."""
+        plain = asdict(self)
+        return {**plain.pop("scores"), **plain}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What all rows are compared with: the real images, the teacher's samples, and an independent batch of them."""
+
+    classifier: TrainedClassifier
+    real: Features
+    paired: Latents
+    """The teacher's samples from the evaluation noises."""
+    labels: Labels
+    reference: Features
+    floor: float
+
+    def scores(self, images: Latents) -> Scores:
+        """The scores of images that were made from the evaluation noises."""
+        features, predicted = self.classifier.features(images)
+        precision, recall = precision_recall(self.real, features)
+        return Scores(
+            fd_teacher=frechet_distance(features, self.reference),
+            fd_real=frechet_distance(features, self.real),
+            fd_floor=self.floor,
+            paired_mse=float((images.clamp(-1, 1) - self.paired.clamp(-1, 1)).square().mean()),
+            precision=precision,
+            recall=recall,
+            accuracy=float((predicted == self.labels).float().mean()),
+        )
+
+
+def make_judge(classifier: TrainedClassifier, real: Latents, evaluation: TrajectoryBatch, reference: Latents) -> Judge:
+    """A judge from the real images, the teacher's evaluation trajectories and its independent samples."""
+    paired = evaluation.states[:, -1].float()
+    reference_features = classifier.features(reference)[0]
+    floor = frechet_distance(classifier.features(paired)[0], reference_features)
+    return Judge(classifier, classifier.features(real)[0], paired, evaluation.labels, reference_features, floor)
+
+
+def teacher_row(judge: Judge, ode: Ode, *, iterations: int, seconds: float) -> Row:
+    """The teacher itself, with all its steps."""
+    scores = judge.scores(judge.paired)
+    steps = ode.num_teacher_steps
+    return Row(model="teacher", num_steps=steps, nfe=ode.nfe, iterations=iterations, seconds=seconds, scores=scores)
+
+
+def untrained_row(judge: Judge, teacher: Teacher, ode: Ode, noise: Latents, *, batch_size: int) -> tuple[Row, Latents]:
+    """The teacher's own solver with few guided steps (`ode`), which is what distillation has to beat."""
+    ends = (0, ode.num_teacher_steps)
+    batches = zip(noise.split(batch_size), judge.labels.split(batch_size), strict=True)
+    device = next(teacher.network.parameters()).device
+    images = torch.cat(
+        [
+            solve_pf_ode(teacher, x.to(device), label.to(device), ode=ode, kept=ends).x_t[:, -1].cpu()
+            for x, label in batches
+        ]
+    )
+    scores = judge.scores(images)
+    steps = ode.num_teacher_steps
+    return Row(model="untrained", num_steps=steps, nfe=ode.nfe, iterations=0, seconds=0.0, scores=scores), images
+
+
+def student_row(
+    judge: Judge, student: Student, card: StudentCard, evaluation: TrajectoryBatch, *, batch_size: int
+) -> tuple[Row, Latents]:
+    """A student; `evaluation` holds the teacher's trajectories in the student's kind of state, on its grid."""
+    forced, rolled = run_student(student, evaluation, batch_size=batch_size)
+    targets = evaluation.states[:, 1:].float()
+    config = student.config
+    row = Row(
+        model=card.model,
+        num_steps=config.num_steps,
+        state=config.state,
+        prediction=config.prediction,
+        mask=config.mask,
+        history_blocks=config.history_blocks,
+        history=config.history,
+        nfe=config.num_steps,
+        seed=card.seed,
+        iterations=card.iterations,
+        seconds=card.seconds,
+        scores=judge.scores(rolled[:, -1]),
+        error_teacher_forced=step_errors(forced, targets).mean(dim=0).tolist(),
+        error_rolled_out=step_errors(rolled[:, 1:], targets).mean(dim=0).tolist(),
+    )
+    return row, rolled[:, -1]
+
+
+@torch.no_grad()
+def run_student(student: Student, batch: TrajectoryBatch, *, batch_size: int) -> tuple[Trajectory, Trajectory]:
+    """(predictions when each step reads the teacher's states, the student's own trajectories), on the CPU."""
+    device = student.tau.device
+    forced, rolled = [], []
+    for states, label in zip(batch.states.split(batch_size), batch.labels.split(batch_size), strict=True):
+        states, label = states.to(device).float(), label.to(device)
+        forced.append(student(states[:, :-1], label).cpu())
+        rolled.append(sample(student, states[:, 0], label=label).cpu())
+    return torch.cat(forced), torch.cat(rolled)

@@ -1,0 +1,69 @@
+"""Artefacts appear whole or not at all: write aside, flush to the disk, rename."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ard.errors import InputError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Publish `data` at `path`; a reader sees the old file or the new one, never a part. A full disk leaves the old."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left aside in `folder`; the files of writers that still run are left alone."""
+    for aside in folder.glob(".*.tmp"):
+        writer = aside.suffixes[-2].lstrip(".")
+        if writer.isdigit() and not _is_running(int(writer)):
+            aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON with a final newline."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; InputError when it is missing, damaged or not an object."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: a JSON object is expected")
+    return value
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

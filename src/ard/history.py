@@ -1,0 +1,117 @@
+"""History: which steps a step may read, how it reads them, and the cache that holds them in sampling.
+
+Steps are in generation order: step 0 reads the noise. The paper counts down, s = num_steps - step.
+"""
+
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ard.types import Heads
+
+StepHeads = Float[Tensor, "batch step head token head_width"]
+Gate = Float[Tensor, " head"]
+
+
+class HistoryMask(StrEnum):
+    """Which steps a step may read (Figure 3b)."""
+
+    DIAGONAL = "diagonal"  # M1: itself only, which is step distillation.
+    WINDOW = "window"  # M2: itself and the step before it.
+    ANCHOR = "anchor"  # M3: itself and the initial noise.
+    CAUSAL = "causal"  # M4: every step so far, ARD's default.
+
+    def readable(self, step: int) -> range:
+        """The earlier steps that `step` reads, always one run of neighbours, so that reading them is a slice."""
+        match self:
+            case HistoryMask.DIAGONAL:
+                return range(0)
+            case HistoryMask.WINDOW:
+                return range(max(step - 1, 0), step)
+            case HistoryMask.ANCHOR:
+                return range(min(step, 1))
+            case HistoryMask.CAUSAL:
+                return range(step)
+
+
+class HistoryAttention(StrEnum):
+    """How the history enters attention."""
+
+    SHARED = "shared"  # The paper: one softmax over the step's own keys and the history's.
+    GATED = "gated"  # A softmax of its own over the history's keys, added through a gate that starts at zero.
+
+
+def block_mask(mask: HistoryMask, *, num_steps: int, num_tokens: int) -> Bool[Tensor, "query key"]:
+    """Figure 3b as a dense matrix over all tokens, True where a query may read. For tests and pictures only."""
+    steps = torch.eye(num_steps, dtype=torch.bool)
+    for step in range(num_steps):
+        steps[step, list(mask.readable(step))] = True
+    return steps.repeat_interleave(num_tokens, 0).repeat_interleave(num_tokens, 1)
+
+
+def attend(q: Heads, k: Heads, v: Heads, k_history: Heads, v_history: Heads, gate: Gate | None) -> Heads:
+    """The queries of one step on its own keys and on its history's; `gate` is None for SHARED.
+
+    There is no mask: the history holds only what the step may read.
+    """
+    if k_history.shape[2] == 0:
+        return scaled_dot_product_attention(q, k, v)
+    if gate is None:
+        return scaled_dot_product_attention(q, torch.cat([k_history, k], 2), torch.cat([v_history, v], 2))
+    own = scaled_dot_product_attention(q, k, v)
+    return own + gate.view(-1, 1, 1) * scaled_dot_product_attention(q, k_history, v_history)
+
+
+def attend_all_steps(
+    q: StepHeads, k: StepHeads, v: StepHeads, *, mask: HistoryMask, gates: Float[Tensor, "step head"] | None
+) -> StepHeads:
+    """Training: every step on its own history, as one unmasked call per step. `gates` is None for SHARED.
+
+    Exact, and cheaper than one call with a dense mask, which would forbid the fast kernels.
+    """
+    outputs = []
+    for step in range(q.shape[1]):
+        readable = mask.readable(step)
+        k_history, v_history = (x[:, readable.start : readable.stop].transpose(1, 2).flatten(2, 3) for x in (k, v))
+        gate = None if gates is None else gates[step]
+        outputs.append(attend(q[:, step], k[:, step], v[:, step], k_history, v_history, gate))
+    return torch.stack(outputs, dim=1)
+
+
+class KVCache:
+    """Keys and values of the earlier steps in the lowest N blocks, allocated once. The last step writes nothing."""
+
+    def __init__(
+        self,
+        mask: HistoryMask,
+        *,
+        num_steps: int,
+        history_blocks: int,
+        batch: int,
+        num_heads: int,
+        num_tokens: int,
+        head_width: int,
+        like: Tensor,
+    ) -> None:
+        self.mask = mask
+        self.num_steps = num_steps
+        self.num_tokens = num_tokens
+        slots = 0 if mask is HistoryMask.DIAGONAL else num_steps - 1
+        shape = (2, history_blocks, batch, num_heads, slots * num_tokens, head_width)
+        self.store = torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def write(self, block: int, step: int, k: Heads, v: Heads) -> None:
+        """Keep the keys and values of `step`, unless no later step can read them."""
+        if any(step in self.mask.readable(later) for later in range(step + 1, self.num_steps)):
+            place = slice(step * self.num_tokens, (step + 1) * self.num_tokens)
+            self.store[0, block, :, :, place] = k
+            self.store[1, block, :, :, place] = v
+
+    def read(self, block: int, step: int) -> tuple[Heads, Heads]:
+        """The keys and values that `step` may read: views, not copies."""
+        readable = self.mask.readable(step)
+        place = slice(readable.start * self.num_tokens, readable.stop * self.num_tokens)
+        return self.store[0, block, :, :, place], self.store[1, block, :, :, place]

@@ -1,0 +1,1 @@
+"""Networks: the diffusion transformer, the student around it, and their folders."""

@@ -1,0 +1,126 @@
+"""The pieces of a diffusion transformer: embedders, adaLN-Zero block, final layer (Peebles and Xie, 2023)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
+
+from ard.types import Heads, Labels, Times, Tokens
+
+Condition = Float[Tensor, "row width"]  # One vector per latent; never one per token.
+
+
+Attend = Callable[[int, Heads, Heads, Heads], Heads]
+"""The seam at which history meets the network: (block, q, k, v) to the attention's output; the lowest block is 0."""
+
+
+def attend_self(_block: int, q: Heads, k: Heads, v: Heads) -> Heads:
+    """Ordinary self-attention: each latent reads itself only."""
+    return scaled_dot_product_attention(q, k, v)
+
+
+def modulate(x: Tokens, shift: Condition, scale: Condition) -> Tokens:
+    """adaLN: the normalised tokens, scaled and shifted per latent."""
+    normed = layer_norm(x, x.shape[-1:], eps=1e-6)
+    return torch.addcmul(shift.unsqueeze(1), normed, 1 + scale.unsqueeze(1))
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of the network's time through a two-layer network."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, *, num_frequencies: int = 256) -> None:
+        super().__init__()
+        half = num_frequencies // 2
+        frequencies = torch.exp(-math.log(10000) * torch.arange(half) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Times) -> Condition:
+        """Cosines first, then sines, as DiT orders them. The angles are taken in float32 or better."""
+        angles = t.unsqueeze(-1) * self.frequencies.to(t.dtype)
+        weight = next(self.mlp.parameters())
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """A table of class vectors; its last row stands for no class, which classifier-free guidance needs."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, label: Labels) -> Condition:
+        """One vector per label."""
+        return self.embedding_table(label)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose core is given by the caller."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tokens, attend: Attend, block: int) -> Tokens:
+        """Project, attend, project back."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # row head token e
+        return self.proj(attend(block, q, k, v).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a GELU (tanh form)."""
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Tokens) -> Tokens:
+        """Per token."""
+        return self.fc2(gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """A transformer block with adaLN-Zero conditioning."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, num_heads)
+        self.mlp = Mlp(width, mlp_ratio)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tokens, condition: Condition, attend: Attend, block: int) -> Tokens:
+        """The modulation is computed once per latent, here, and broadcast over its tokens."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn(modulate(x, shift_a, scale_a), attend, block))
+        return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(modulate(x, shift_m, scale_m)))
+
+
+class FinalLayer(nn.Module):
+    """Tokens to the values of their patches."""
+
+    def __init__(self, width: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, out_features)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tokens, condition: Condition) -> Tokens:
+        """Modulate and project."""
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
+        return self.linear(modulate(x, shift, scale))
+
+
+def sincos_positions(width: int, grid: int) -> Float[Tensor, "token width"]:
+    """Fixed sine-cosine positions of a square grid: half of the width for the column, then half for the row."""
+    quarter = torch.arange(width // 4, dtype=torch.float64) / (width // 4)
+    frequencies = 10000.0**-quarter
+    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()

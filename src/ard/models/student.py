@@ -1,0 +1,159 @@
+"""The student G_theta: the teacher's network plus two reshapes and, in its lowest blocks, a history to read."""
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from ard.diffusion import Diffusion, ddim_step
+from ard.errors import InputError
+from ard.history import HistoryAttention, HistoryMask, KVCache, attend, attend_all_steps
+from ard.models.layers import attend_self
+from ard.models.transformer import Transformer
+from ard.types import Heads, Labels, Latents, States, Tokens
+
+
+class StateKind(StrEnum):
+    """What the states of a trajectory are."""
+
+    X_T = "x_t"  # The ODE's states, as the paper's equations have them.
+    X_0_HAT = "x_0_hat"  # Noise first, then the teacher's clean estimates, as the authors' re-implementation has them.
+
+
+class Prediction(StrEnum):
+    """What the student's output means."""
+
+    SOLVER_STEP = "solver_step"  # The teacher's quantity (eps or v), followed by one solver step to the next state.
+    NEXT_STATE = "next_state"  # The next state itself: Eq. 6 read literally.
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """How a student reads its history and what it predicts."""
+
+    num_steps: int = 4
+    """S, the number of steps."""
+    mask: HistoryMask = HistoryMask.CAUSAL
+    """Which earlier steps a step reads: diagonal is M1 (step distillation), window M2, anchor M3, causal M4."""
+    history_blocks: int = -1
+    """N: the lowest N blocks read the history; -1 means all blocks."""
+    history: HistoryAttention = HistoryAttention.GATED
+    """How the history enters attention: gated (starts closed) or shared (the paper's single softmax)."""
+    prediction: Prediction = Prediction.SOLVER_STEP
+    """What the output means: the teacher's quantity plus a solver step, or the next state itself."""
+    state: StateKind = StateKind.X_T
+    """What the states are: x_t (the paper's equations) or x_0_hat (the authors' re-implementation)."""
+    per_step_heads: bool = False
+    """One output head per step, each started from the teacher's, instead of one for all steps."""
+
+
+class Student(nn.Module):
+    """Predicts the next state from the states so far (Eq. 5), in `num_steps` steps.
+
+    Before the first update a SOLVER_STEP student on x_t states is the unguided teacher's own solver with S steps: for
+    every N when the history is gated, for N = 0 when it is shared.
+    """
+
+    tau: Tensor
+
+    def __init__(
+        self, network: Transformer, diffusion: Diffusion, tau: tuple[float, ...], config: StudentConfig
+    ) -> None:
+        super().__init__()
+        self.config = _resolve(config, depth=network.config.depth, num_states=len(tau))
+        self.network = network
+        self.diffusion = diffusion
+        self.register_buffer("tau", torch.tensor(tau, dtype=torch.float64), persistent=False)
+        self.step_embedding = nn.Parameter(torch.zeros(config.num_steps, network.config.width))
+        self.gates = nn.Parameter(
+            torch.zeros(self.gated_blocks, config.num_steps, network.config.num_heads), requires_grad=True
+        )
+        self.step_heads = nn.ModuleList(
+            copy.deepcopy(network.final_layer) for _ in range(config.num_steps if config.per_step_heads else 0)
+        )
+
+    @property
+    def gated_blocks(self) -> int:
+        """How many blocks have a gate: N for GATED with a history to read, else none."""
+        has_gates = self.config.history is HistoryAttention.GATED and self.config.mask is not HistoryMask.DIAGONAL
+        return self.config.history_blocks if has_gates else 0
+
+    def forward(self, states: States, label: Labels, *, step: int = 0, cache: KVCache | None = None) -> States:
+        """The states that follow `states`, for all S steps at once (training) or for one `step` with a `cache`.
+
+        Each step has its own time through adaLN, computed once per (image, step), and its own token embedding.
+        """
+        batch, count = states.shape[:2]
+        steps = torch.arange(step, step + count, device=states.device).repeat(batch)  # row: batch major, step minor
+        rows, tau = states.flatten(0, 1), self.tau.to(states.dtype)
+        tokens = self.network.embed(rows) + self.step_embedding[steps].unsqueeze(1)
+        condition = self.network.condition(self.diffusion.network_time(tau[steps]), label.repeat_interleave(count))
+        tokens = self.network.run_blocks(tokens, condition, _History(self, step, cache))
+        output = self.network.unpatchify(self._head(tokens, condition, step, count)).to(states.dtype)
+        return self._next_state(rows, output, tau[steps], tau[steps + 1]).unflatten(0, (batch, count))
+
+    def make_cache(self, noise: Latents) -> KVCache:
+        """The cache that sampling from `noise` needs, allocated once."""
+        shape = self.network.config
+        return KVCache(
+            self.config.mask,
+            num_steps=self.config.num_steps,
+            history_blocks=self.config.history_blocks,
+            batch=noise.shape[0],
+            num_heads=shape.num_heads,
+            num_tokens=shape.num_tokens,
+            head_width=shape.width // shape.num_heads,
+            like=self.network.x_embedder.weight,
+        )
+
+    def _head(self, tokens: Tokens, condition: Tensor, step: int, count: int) -> Tokens:
+        if not self.step_heads:
+            output: Tokens = self.network.final_layer(tokens, condition)
+            return output
+        heads = [self.step_heads[step + i](tokens[i::count], condition[i::count]) for i in range(count)]
+        return torch.stack(heads, dim=1).flatten(0, 1)
+
+    def _next_state(self, x: Latents, output: Latents, t: Tensor, t_next: Tensor) -> Latents:
+        if self.config.prediction is Prediction.NEXT_STATE:
+            return output
+        if self.config.state is StateKind.X_0_HAT:
+            return self.diffusion.split(x, output, t)[0]
+        return ddim_step(self.diffusion, x, output, t, t_next)
+
+
+class _History:
+    """Attention with history in the lowest N blocks, plain self-attention above (Section 3.2)."""
+
+    def __init__(self, student: Student, step: int, cache: KVCache | None) -> None:
+        self.student, self.step, self.cache = student, step, cache
+
+    def __call__(self, block: int, q: Heads, k: Heads, v: Heads) -> Heads:
+        config = self.student.config
+        if block >= config.history_blocks or config.mask is HistoryMask.DIAGONAL:
+            return attend_self(block, q, k, v)
+        gates = self.student.gates[block] if self.student.gated_blocks else None
+        if self.cache is not None:
+            gate = None if gates is None else gates[self.step]
+            output = attend(q, k, v, *self.cache.read(block, self.step), gate)
+            self.cache.write(block, self.step, k, v)
+            return output
+        unfold = (-1, config.num_steps)
+        heads = (x.unflatten(0, unfold) for x in (q, k, v))
+        return attend_all_steps(*heads, mask=config.mask, gates=gates).flatten(0, 1)
+
+
+def _resolve(config: StudentConfig, *, depth: int, num_states: int) -> StudentConfig:
+    """The configuration with N filled in; InputError when it does not fit the network or the grid."""
+    if config.num_steps != num_states - 1:
+        raise InputError(f"num_steps is {config.num_steps}, but the grid has {num_states - 1} steps")
+    if not -1 <= config.history_blocks <= depth:
+        raise InputError(
+            f"history_blocks is {config.history_blocks}; the network has {depth} blocks: 0 to {depth}, or -1"
+        )
+    if config.history_blocks == -1:
+        all_blocks = 0 if config.mask is HistoryMask.DIAGONAL else depth
+        return dataclasses.replace(config, history_blocks=all_blocks)
+    return config

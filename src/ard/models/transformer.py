@@ -1,0 +1,150 @@
+"""The diffusion transformer: DiT's architecture (Peebles and Xie, 2023), class-conditional."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import init
+
+from ard.errors import InputError
+from ard.models.layers import (
+    Attend,
+    Block,
+    Condition,
+    FinalLayer,
+    LabelEmbedder,
+    TimestepEmbedder,
+    attend_self,
+    sincos_positions,
+)
+from ard.types import Labels, Latents, Times, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The shape of a network. `latent_size`, `channels` and `num_classes` come from the data."""
+
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    latent_size: int
+    channels: int
+    num_classes: int
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = False
+    """Twice the output channels, as DiT's checkpoints have; the second half is ignored when solving."""
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that do not fit together."""
+        if self.latent_size % self.patch_size:
+            raise InputError(f"patch size {self.patch_size} does not divide the latent size {self.latent_size}")
+        if self.width % (2 * self.num_heads) or self.width % 4:
+            raise InputError(f"width {self.width} must be a multiple of 4 and of twice the {self.num_heads} heads")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.latent_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """P, tokens per latent."""
+        return self.grid**2
+
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    # name: (depth, width, heads); S to XL are DiT's, Table 1 of Peebles and Xie (2023).
+    "tiny": (6, 64, 2),
+    "small": (6, 96, 3),
+    "DiT-S": (12, 384, 6),
+    "DiT-B": (12, 768, 12),
+    "DiT-L": (24, 1024, 16),
+    "DiT-XL": (28, 1152, 16),
+}
+
+
+def named_config(name: str, *, latent_size: int, channels: int, num_classes: int) -> TransformerConfig:
+    """The configuration called `name`, a size and a patch size such as DiT-XL/2 or tiny/2."""
+    size, _, patch = name.partition("/")
+    if size not in SIZES or patch not in {"1", "2", "4", "8"}:
+        raise InputError(
+            f"unknown model {name!r}; allowed: one of {', '.join(SIZES)}, a slash, and a patch of 1, 2, 4, 8"
+        )
+    depth, width, num_heads = SIZES[size]
+    return TransformerConfig(
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        patch_size=int(patch),
+        latent_size=latent_size,
+        channels=channels,
+        num_classes=num_classes,
+    )
+
+
+class Transformer(nn.Module):
+    """Latents, their times and labels in; one prediction per latent out. The label `num_classes` means no class."""
+
+    pos_embed: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.x_embedder = nn.Linear(config.channels * config.patch_size**2, config.width)
+        self.t_embedder = TimestepEmbedder(config.width)
+        self.y_embedder = LabelEmbedder(config.num_classes, config.width)
+        self.register_buffer("pos_embed", sincos_positions(config.width, config.grid), persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.final_layer = self.make_final_layer()
+
+    def make_final_layer(self) -> FinalLayer:
+        """A new output head of the right shape."""
+        channels = self.config.channels * (2 if self.config.learn_sigma else 1)
+        return FinalLayer(self.config.width, channels * self.config.patch_size**2)
+
+    def forward(self, x: Latents, t: Times, label: Labels) -> Latents:
+        """The network's prediction (eps or v) at `x`; `t` is in the network's own units."""
+        tokens, condition = self.embed(x), self.condition(t, label)
+        tokens = self.run_blocks(tokens, condition, attend_self)
+        return self.unpatchify(self.final_layer(tokens, condition))
+
+    def embed(self, x: Latents) -> Tokens:
+        """Patches to tokens, with their positions."""
+        patch, grid = self.config.patch_size, self.config.grid
+        x = x.unflatten(3, (grid, patch)).unflatten(2, (grid, patch))  # row c gh ph gw pw
+        return self.x_embedder(x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.pos_embed
+
+    def condition(self, t: Times, label: Labels) -> Condition:
+        """One conditioning vector per latent: its time plus its class."""
+        condition: Condition = self.t_embedder(t) + self.y_embedder(label)
+        return condition
+
+    def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
+        """All blocks, lowest first; `attend` decides what each block's attention reads."""
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, condition, attend, index)
+        return tokens
+
+    def unpatchify(self, values: Tokens) -> Latents:
+        """Patch values to a latent; learned-sigma channels are dropped."""
+        patch, grid = self.config.patch_size, self.config.grid
+        x = values.unflatten(2, (patch, patch, -1)).unflatten(1, (grid, grid))  # row gh gw ph pw c
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)[:, : self.config.channels]
+
+
+def initialise(network: Transformer, generator: torch.Generator) -> Transformer:
+    """DiT's initial weights: Xavier linears, normal embedders, and zero modulations and output (adaLN-Zero)."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear):
+            if "adaLN_modulation" in name or name == "final_layer.linear":
+                init.zeros_(module.weight)
+            elif name.startswith("t_embedder"):
+                init.normal_(module.weight, std=0.02, generator=generator)
+            else:
+                init.xavier_uniform_(module.weight, generator=generator)
+            init.zeros_(module.bias)
+    init.normal_(network.y_embedder.embedding_table.weight, std=0.02, generator=generator)
+    return network

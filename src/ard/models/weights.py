@@ -1,0 +1,72 @@
+"""Model folders: config.json says what it is, model.safetensors holds the weights. Nothing is ever unpickled."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ard.errors import InputError
+from ard.files import read_json, write_atomically, write_json
+
+SCHEMA = 1
+StateDict = dict[str, Tensor]
+
+
+def save_model(folder: Path, kind: str, config: dict[str, Any], weights: StateDict) -> None:
+    """Publish a model folder; the configuration comes last, so that its presence means a whole folder."""
+    write_atomically(folder / "model.safetensors", to_bytes(weights))
+    write_json(folder / "config.json", {"schema": SCHEMA, "kind": kind, **config})
+
+
+def load_config(folder: Path, kind: str) -> dict[str, Any]:
+    """The configuration of a model folder; InputError when `folder` holds no model of this kind."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is no {kind}: it has no config.json")
+    config = read_json(path)
+    if config.get("kind") != kind:
+        raise InputError(
+            f"{folder} is no {kind}: its config.json says it holds a {config.get('kind', 'thing unknown')}"
+        )
+    if config.get("schema") != SCHEMA:
+        raise InputError(f"{path} has schema {config.get('schema')}; this version of ard reads schema {SCHEMA}")
+    return config
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load `path` into `module`; missing, extra or misshapen tensors are named."""
+    weights = read_weights(path)
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in weights.items()}
+    if wanted != given:
+        names = sorted(set(wanted) ^ set(given)) or [name for name in wanted if wanted[name] != given[name]]
+        raise InputError(f"{path} does not fit its config.json; missing, extra or misshapen: {', '.join(names[:5])}")
+    module.load_state_dict(weights)
+
+
+def read_weights(path: Path) -> StateDict:
+    """All tensors of a safetensors file; InputError when it is missing or half-written."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or half-written ({error})") from None
+
+
+def to_bytes(weights: StateDict, metadata: dict[str, str] | None = None) -> bytes:
+    """The safetensors form of `weights`, the same bytes for the same content."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata)
+
+
+def fingerprint(config: dict[str, Any], weights: StateDict) -> str:
+    """SHA-256 over a model's configuration and weights, in 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(to_bytes({name: weights[name].cpu()}))
+    return digest.hexdigest()[:16]

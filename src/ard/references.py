@@ -1,0 +1,141 @@
+"""What evaluation compares with, made when missing and kept: a classifier and two independent teacher batches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ard.config import to_plain
+from ard.datasets import load_data
+from ard.devices import default_workers
+from ard.errors import InputError
+from ard.evaluation.classifier import (
+    TrainedClassifier,
+    classifier_loss,
+    held_out_accuracy,
+    load_classifier,
+    new_classifier,
+)
+from ard.evaluation.evaluate import Row, make_judge, student_row, teacher_row, untrained_row
+from ard.models.student import StateKind
+from ard.models.weights import load_config, save_model
+from ard.progress import progress_bar
+from ard.students import StudentCard, check_teacher, load_student
+from ard.teacher import Ode, Teacher, load_teacher, plan_ode
+from ard.training.loop import TrainConfig, train
+from ard.training.randomness import batch_ids
+from ard.trajectories.collect import collect, plan_store
+from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
+from ard.types import Latents
+
+EVALUATION_SEED = 10_000_000  # Far from the seeds that training uses.
+REFERENCE_SEED = 20_000_000
+SHOWN = 16  # How many noises the pictures show.
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Where the references of one teacher lie, and how many samples they have."""
+
+    evaluation: Path
+    """Trajectories from the noises that every model is evaluated on."""
+    reference: Path
+    """An independent batch of the teacher's samples."""
+    classifier: Path
+    num: int
+
+
+def references_in(folder: Path, *, num: int) -> References:
+    """The usual places in `folder`."""
+    return References(
+        evaluation=folder / "trajectories-evaluation",
+        reference=folder / "trajectories-reference",
+        classifier=folder / "classifier",
+        num=num,
+    )
+
+
+def make_classifier(folder: Path, data_name: str) -> TrainedClassifier:
+    """Train the classifier that the features come from, unless `folder` has it."""
+    if not (folder / "config.json").exists():
+        data = load_data(data_name)
+        network = new_classifier(data)
+        config = TrainConfig(iterations=400, batch_size=64, learning_rate=2e-3, checkpoint_every=400)
+        loss = classifier_loss(
+            network, data, lambda rows, step: batch_ids(rows, seed=0, step=step, batch=config.batch_size)
+        )
+        run = {"data": data_name, "train": to_plain(config)}
+        network.load_state_dict(train(network, loss, config, folder, run=run, description="classifier").averaged())
+        accuracy = held_out_accuracy(network.eval(), data)
+        save_model(folder, "classifier", {"data": data_name, "test_accuracy": accuracy}, network.state_dict())
+    return load_classifier(folder, data_name)
+
+
+def make_teacher_batches(
+    references: References, teacher_folder: Path, teacher: Teacher, ode: Ode, *, device: torch.device
+) -> None:
+    """Collect both teacher batches, or what is missing of them."""
+    every_point = tuple(range(ode.num_teacher_steps + 1))
+    ends = (0, ode.num_teacher_steps)
+    both = (StateKind.X_T, StateKind.X_0_HAT)
+    for folder, kept, states, first_seed in (
+        (references.evaluation, every_point, both, EVALUATION_SEED),
+        (references.reference, ends, both[:1], REFERENCE_SEED),
+    ):
+        manifest = plan_store(
+            folder, teacher_folder, teacher, ode, kept=kept, states=states, num=references.num, first_seed=first_seed
+        )
+        with progress_bar(references.num, folder.name, unit="traj") as bar:
+            collect(folder, manifest, device=device, workers=default_workers(device), progress=bar.update)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows, and each row's images for the first evaluation noises."""
+
+    rows: list[Row]
+    images: list[Latents]
+
+
+def evaluate_students(
+    folders: tuple[Path, ...], teacher_folder: Path, references: References, *, device: torch.device, batch_size: int
+) -> Evaluation:
+    """Rows for the teacher, for its untrained run with each student's number of steps, and for every student."""
+    students = [load_student(folder, device) for folder in folders]
+    teacher = load_teacher(teacher_folder, device)
+    ode = students[0][1].ode
+    for (_, card), folder in zip(students, folders, strict=True):
+        check_teacher(card, teacher, teacher_folder)
+        if card.ode != ode:
+            raise InputError(f"{folder} learned from other trajectories than {folders[0]}; evaluate them apart")
+    classifier = make_classifier(references.classifier, teacher.data)
+    make_teacher_batches(references, teacher_folder, teacher, ode, device=device)
+    last = TrajectoryReader(references.reference, state=StateKind.X_T, num_steps=1)
+    everyone = torch.arange(references.num)
+    whole = _evaluation_batch(references, students[0][1])
+    judge = make_judge(classifier, load_data(teacher.data).images, whole, last.read(everyone).states[:, -1].float())
+    rows, images = [teacher_row(judge, ode, **_training_facts(teacher_folder))], [judge.paired]
+    for num_steps in sorted({card.student.num_steps for _, card in students}):
+        few = plan_ode(teacher, num_teacher_steps=num_steps, guidance=ode.guidance, solver=ode.solver)
+        row, made = untrained_row(judge, teacher, few, whole.states[:, 0].float(), batch_size=batch_size)
+        rows.append(row)
+        images.append(made)
+    for student, card in students:
+        row, made = student_row(judge, student, card, _evaluation_batch(references, card), batch_size=batch_size)
+        rows.append(row)
+        images.append(made)
+    return Evaluation(rows, [made[:SHOWN] for made in images])
+
+
+def _evaluation_batch(references: References, card: StudentCard) -> TrajectoryBatch:
+    """All evaluation trajectories in the student's kind of state, on its grid."""
+    config = card.student
+    reader = TrajectoryReader(references.evaluation, state=config.state, num_steps=config.num_steps, grid=card.grid)
+    return reader.read(torch.arange(references.num))
+
+
+def _training_facts(teacher_folder: Path) -> dict[str, Any]:
+    """The teacher's iterations and training time; zero for a teacher that was not trained here."""
+    training = load_config(teacher_folder, "teacher").get("training", {})
+    return {"iterations": training.get("iterations", 0), "seconds": training.get("seconds", 0.0)}

@@ -1,0 +1,80 @@
+"""Student folders: a student with its grid, the teacher it comes from, and how it was trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ard.config import from_plain, to_plain
+from ard.diffusion import Diffusion
+from ard.errors import InputError
+from ard.history import HistoryMask
+from ard.models.student import Student, StudentConfig
+from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.weights import StateDict, load_config, load_weights, save_model
+from ard.teacher import Ode, Teacher, TeacherRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentCard:
+    """What a student's folder says of it."""
+
+    student: StudentConfig
+    network: TransformerConfig
+    diffusion: Diffusion
+    grid: tuple[int, ...]
+    """The student's points on the teacher's grid, noise first."""
+    ode: Ode
+    """How the teacher solved the trajectories that the student learned from."""
+    teacher: TeacherRef
+    iterations: int
+    seed: int
+    seconds: float
+    """Training time."""
+
+    @property
+    def tau(self) -> tuple[float, ...]:
+        """The student's times, noise first."""
+        return tuple(self.ode.times[index] for index in self.grid)
+
+    @property
+    def model(self) -> str:
+        """Kd for one step, step when no history is read, else ard."""
+        if self.student.num_steps == 1:
+            return "kd"
+        no_history = self.student.mask is HistoryMask.DIAGONAL or self.student.history_blocks == 0
+        return "step" if no_history else "ard"
+
+
+def build_student(card: StudentCard) -> Student:
+    """A student of the card's shape, its weights not yet set."""
+    return Student(Transformer(card.network), card.diffusion, card.tau, card.student)
+
+
+def save_student(folder: Path, card: StudentCard, weights: StateDict) -> None:
+    """Publish a student folder."""
+    save_model(folder, "student", to_plain(card), weights)
+
+
+def load_card(folder: Path) -> StudentCard:
+    """What the student in `folder` is; InputError when there is none."""
+    plain = load_config(folder, "student")
+    del plain["schema"], plain["kind"]
+    return from_plain(StudentCard, plain, where=str(folder / "config.json"))
+
+
+def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCard]:
+    """The student in `folder`, in evaluation mode, with its card."""
+    card = load_card(folder)
+    student = build_student(card).eval().requires_grad_(False)
+    load_weights(student, folder / "model.safetensors")
+    return student.to(device), card
+
+
+def check_teacher(card: StudentCard, teacher: Teacher, folder: Path) -> None:
+    """InputError when `teacher`, loaded from `folder`, is not the one that the student comes from."""
+    if teacher.hash != card.teacher.hash:
+        raise InputError(
+            f"the teacher in {folder} ({teacher.hash}) is not the student's ({card.teacher.hash}); "
+            "give the right --teacher"
+        )

@@ -1,0 +1,72 @@
+"""Rows as a table for people: one line per model, seeds merged into mean and spread."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from ard.evaluation.evaluate import Row
+
+Column = tuple[str, Callable[[Row], float], str]
+
+COLUMNS: tuple[Column, ...] = (
+    ("FD teacher", lambda row: row.scores.fd_teacher, ".2f"),
+    ("FD real", lambda row: row.scores.fd_real, ".1f"),
+    ("paired MSE", lambda row: row.scores.paired_mse, ".4f"),
+    ("precision", lambda row: row.scores.precision, ".3f"),
+    ("recall", lambda row: row.scores.recall, ".3f"),
+    ("accuracy", lambda row: row.scores.accuracy, ".3f"),
+    ("train s", lambda row: row.seconds, ".0f"),
+)
+
+
+def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that differ in their training seed only, together, in order of appearance."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_identity(row), []).append(row)
+    return list(groups.values())
+
+
+def describe(row: Row) -> str:
+    """The row's model in words, such as `ard · 2 steps · x_t · solver_step · causal N=6 gated`."""
+    parts = [row.model, f"{row.num_steps} step" + ("s" if row.num_steps != 1 else "")]
+    if row.state and row.prediction:
+        parts += [row.state, row.prediction]
+    if row.model == "ard":
+        parts.append(f"{row.mask} N={row.history_blocks} {row.history}")
+    return " · ".join(parts)
+
+
+def cell(rows: Sequence[Row], column: Column) -> str:
+    """The mean over seeds, with half the range behind ± where there are several."""
+    _, value, style = column
+    values = [value(row) for row in rows]
+    spread = (max(values) - min(values)) / 2
+    return f"{fmean(values):{style}}" + (f" ±{spread:{style}}" if len(values) > 1 else "")
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """The table as text, with the noise floor of the first distance below it."""
+    groups = merge_seeds(rows)
+    header = ["model", "NFE", *(name for name, _, _ in COLUMNS)]
+    body = [[describe(group[0]), str(group[0].nfe), *(cell(group, column) for column in COLUMNS)] for group in groups]
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in [header, *body]]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines.append(
+        f"noise floor of FD teacher (teacher against teacher): {rows[0].scores.fd_floor:.2f}; "
+        "FD: Fréchet distance on classifier features, not FID"
+    )
+    return "\n".join(lines)
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    return (
+        row.model,
+        row.num_steps,
+        row.state,
+        row.prediction,
+        row.mask,
+        row.history_blocks,
+        row.history,
+        row.iterations,
+    )

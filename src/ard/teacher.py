@@ -1,0 +1,171 @@
+"""The teacher: a trained network with its guidance, and its probability-flow ODE solved from noise to image."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ard.config import from_plain, to_plain
+from ard.diffusion import Diffusion, Solver, check_solver, ddim_step, solver_output
+from ard.errors import InputError
+from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.weights import fingerprint, load_config, load_weights, save_model
+from ard.types import Labels, Latents, Times, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance (Ho and Salimans, 2022): uncond + scale (cond - uncond)."""
+
+    cfg_scale: float = 1.5
+    """w, which multiplies (cond - uncond): 1 means no guidance."""
+    cfg_channels: int = -1
+    """How many channels are guided, from the first on; -1 means all. DiT guides 3 of its 4 latent channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ode:
+    """How the teacher's PF-ODE is solved; together with a teacher, a seed and a label it decides a trajectory."""
+
+    times: tuple[float, ...]
+    """The teacher's own grid, noise first."""
+    solver: Solver
+    guidance: Guidance
+
+    @property
+    def num_teacher_steps(self) -> int:
+        """Steps of the solver."""
+        return len(self.times) - 1
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image; guidance counts twice."""
+        per_step = (2 if self.solver is Solver.HEUN else 1) * (1 if self.guidance.cfg_scale == 1 else 2)
+        return self.num_teacher_steps * per_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRef:
+    """Which teacher an artefact comes from."""
+
+    hash: str
+    path: str
+    """Where the teacher's folder is, seen from the artefact's."""
+    data: str
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that predicts eps or v, its diffusion, the data it was trained on and its identity."""
+
+    network: Transformer
+    diffusion: Diffusion
+    data: str
+    hash: str
+
+    def denoise(self, label: Labels, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
+        """The guided prediction as a function of (x, t). Both halves of the guidance run as one batch."""
+        if guidance.cfg_scale == 1:
+            return lambda x, t: self._predict(x, t, label)
+        null = torch.full_like(label, self.network.config.num_classes)
+        both = torch.cat([label, null])
+        channels = guidance.cfg_channels if guidance.cfg_channels >= 0 else self.network.config.channels
+
+        def guided(x: Latents, t: Times) -> Latents:
+            cond, uncond = self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+            mixed = torch.lerp(uncond, cond, guidance.cfg_scale)
+            return torch.cat([mixed[:, :channels], cond[:, channels:]], dim=1)
+
+        return guided
+
+    def _predict(self, x: Latents, t: Times, label: Labels) -> Latents:
+        """In the network's precision; the state and the result keep theirs."""
+        dtype = self.network.x_embedder.weight.dtype
+        return self.network(x.to(dtype), self.diffusion.network_time(t), label).to(x.dtype)
+
+
+class Solution(NamedTuple):
+    """The kept points of a solved ODE, noise first: its states, and the clean estimates of the steps that end there."""
+
+    x_t: Trajectory
+    x_0_hat: Trajectory
+
+
+@torch.no_grad()
+def solve_pf_ode(
+    teacher: Teacher,
+    noise: Latents,
+    label: Labels,
+    *,
+    ode: Ode,
+    kept: tuple[int, ...],
+) -> Solution:
+    """Solve the PF-ODE (Eq. 2) from `noise` and keep the points whose indices in the teacher's grid are `kept`.
+
+    The state has the dtype of `noise`: float32 unless a test asks for more.
+    """
+    denoise, diffusion = teacher.denoise(label, ode.guidance), teacher.diffusion
+    x = estimate = noise
+    states, estimates = [noise], [noise]
+    for step, (start, end) in enumerate(pairwise(ode.times)):
+        t, t_next = (torch.full_like(noise[:, 0, 0, 0], value) for value in (start, end))
+        output = solver_output(denoise, diffusion, x, t, t_next, solver=ode.solver)
+        if step + 1 in kept:
+            estimate = diffusion.split(x, output, t)[0]
+        x = ddim_step(diffusion, x, output, t, t_next)
+        if step + 1 in kept:
+            states.append(x)
+            estimates.append(estimate)
+    return Solution(torch.stack(states, dim=1), torch.stack(estimates, dim=1))
+
+
+def noise_for_seeds(seeds: range | Tensor, shape: tuple[int, int, int]) -> Latents:
+    """Initial noise, one generator per seed: a sample is its seed, whatever batch it comes in."""
+    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    return torch.stack(rows)
+
+
+def save_teacher(
+    folder: Path, network: Transformer, diffusion: Diffusion, *, data: str, training: dict[str, Any]
+) -> None:
+    """Publish a teacher folder; `training` holds facts such as iterations and seconds."""
+    config = {"network": to_plain(network.config), "diffusion": to_plain(diffusion), "data": data, "training": training}
+    save_model(folder, "teacher", config, network.state_dict())
+
+
+def load_teacher(folder: Path, device: torch.device) -> Teacher:
+    """The teacher in `folder`, in evaluation mode; InputError when there is none."""
+    config = load_config(folder, "teacher")
+    where = str(folder / "config.json")
+    shape = from_plain(TransformerConfig, config.get("network"), where=where)
+    diffusion = from_plain(Diffusion, config.get("diffusion"), where=where)
+    network = Transformer(shape).eval().requires_grad_(False)
+    load_weights(network, folder / "model.safetensors")
+    identity = fingerprint({"network": config["network"], "diffusion": config["diffusion"]}, network.state_dict())
+    return Teacher(network.to(device), diffusion, config["data"], identity)
+
+
+def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, solver: Solver | None = None) -> Ode:
+    """An evenly spaced solver run for `teacher`; InputError when an option does not fit it."""
+    solver = solver or teacher.diffusion.default_solver
+    check_solver(teacher.diffusion, solver)
+    channels = teacher.network.config.channels
+    if guidance.cfg_scale < 1:
+        raise InputError(
+            f"cfg_scale is {guidance.cfg_scale}; it multiplies (cond - uncond), so 1 means none: at least 1"
+        )
+    if not -1 <= guidance.cfg_channels <= channels:
+        raise InputError(
+            f"cfg_channels is {guidance.cfg_channels}; the latents have {channels}: 0 to {channels}, or -1"
+        )
+    return Ode(times=teacher.diffusion.teacher_times(num_teacher_steps), solver=solver, guidance=guidance)
+
+
+def reference_to(teacher: Teacher, folder: Path, *, seen_from: Path) -> TeacherRef:
+    """The reference that an artefact in `seen_from` keeps to the teacher in `folder`."""
+    return TeacherRef(hash=teacher.hash, path=os.path.relpath(folder.resolve(), seen_from.resolve()), data=teacher.data)

@@ -1,0 +1,1 @@
+"""Training: one loop and its exact checkpoints, for teachers and for students."""

@@ -1,0 +1,194 @@
+"""The training loop: the same for teachers and students, exact on resume."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ard.errors import InputError
+from ard.files import read_json, remove_leftovers, write_atomically, write_json
+from ard.progress import progress_bar
+from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
+
+
+class Schedule(StrEnum):
+    """What the learning rate does after its warm-up."""
+
+    COSINE = "cosine"  # Falls to 5 % of its peak along a half cosine.
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained. The defaults suit the embedded data; the paper-size presets set their own."""
+
+    iterations: int = 1000
+    """Number of updates."""
+    batch_size: int = 32
+    """Images or trajectories per update."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of AdamW."""
+    warmup: int = 100
+    """Updates over which the learning rate rises from 0."""
+    schedule: Schedule = Schedule.COSINE
+    """After the warm-up: cosine (to 5 %) or constant."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    beta2: float = 0.99
+    """AdamW's second-moment decay; the first is 0.9."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    ema_decay: float = 0.99
+    """Decay of the weights' moving average, which is what is published."""
+    checkpoint_every: int = 500
+    """Updates between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay; 0 keeps all."""
+    log_every: int = 25
+    """Updates between lines of log.jsonl."""
+    seed: int = 0
+    """Decides the batches and everything else that is drawn."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        for name in ("iterations", "batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        for name in ("warmup", "keep_checkpoints", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number")
+        for name in ("ema_decay", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed: 0 to below 1")
+
+
+def train(
+    module: nn.Module,
+    loss_at: Callable[[int], Tensor],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    run: dict[str, Any],
+    description: str,
+    groups: list[dict[str, Any]] | None = None,
+) -> TrainState:
+    """Minimise `loss_at(step)` over the module's parameters, going on from the last checkpoint in `folder`.
+
+    `run` is the resolved configuration: a folder that holds another run is refused. `groups` are AdamW's parameter
+    groups, whose "factor" multiplies their learning rate.
+    """
+    _claim(folder, run)
+    fused = next(module.parameters()).device.type in {"cpu", "cuda"}
+    groups = groups or [{"params": list(module.parameters())}]
+    optimiser = AdamW(groups, config.learning_rate, (0.9, config.beta2), weight_decay=config.weight_decay, fused=fused)
+    state = new_state(module, optimiser)
+    if stored := checkpoints(folder / "checkpoints"):
+        load_checkpoint(stored[-1], state)
+    log = _Log(folder / "log.jsonl", state.step)
+    started = time.monotonic() - state.seconds
+    parameters = list(module.parameters())
+    with progress_bar(config.iterations, description, unit="it", done=state.step) as bar:
+        while state.step < config.iterations:
+            rate = learning_rate(config, state.step)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group.get("factor", 1.0)
+            loss = loss_at(state.step)
+            optimiser.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
+            optimiser.step()
+            state.average_weights(config.ema_decay)
+            state.step += 1
+            log.add(loss.detach(), norm)
+            bar.update()
+            keep = state.step % config.checkpoint_every == 0 or state.step == config.iterations
+            if keep or state.step % config.log_every == 0:
+                state.seconds = time.monotonic() - started
+                bar.set_postfix(loss=f"{log.write(state, rate):.3g}")
+            if keep:
+                save_checkpoint(folder / "checkpoints", state, keep=config.keep_checkpoints)
+    return state
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of update `step`: linear warm-up, then constant or a half cosine to 5 %."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule is Schedule.CONSTANT:
+        return config.learning_rate
+    done = (step - config.warmup) / max(config.iterations - config.warmup, 1)
+    return config.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def is_finished(folder: Path, run: dict[str, Any]) -> bool:
+    """Whether `folder` holds the published result of this very run; InputError when it holds another run."""
+    if not (folder / "config.json").exists():
+        return False
+    _claim(folder, run)
+    return True
+
+
+def _claim(folder: Path, run: dict[str, Any]) -> None:
+    """Mark `folder` as this run's; InputError that names the difference when it is another's."""
+    path = folder / "run.json"
+    if path.exists():
+        stored = read_json(path)
+        changes = [
+            f"{key} {stored.get(key)} → {run.get(key)}"
+            for key in sorted(stored | run)
+            if stored.get(key) != run.get(key)
+        ]
+        if changes:
+            raise InputError(f"{folder} holds another run ({'; '.join(changes)}); choose another --out or delete it")
+        remove_leftovers(folder)
+        remove_leftovers(folder / "checkpoints")
+    else:
+        write_json(path, run)
+
+
+class _Log:
+    """log.jsonl: means over the updates since the line before. A value that is no number ends the run."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Keep the lines up to `step`; later ones come from updates that a kill has undone."""
+        self.path = path
+        self.sums: list[Tensor] = []
+        self.lines = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            if line.endswith("}") and json.loads(line)["step"] <= step:
+                self.lines.append(line)
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Count one update; nothing is read back from the device."""
+        self.sums.append(torch.stack([loss, norm]))
+
+    def write(self, state: TrainState, rate: float) -> float:
+        """Publish a line and return the mean loss; InputError when it is infinite or not a number."""
+        loss, norm = torch.stack(self.sums).mean(dim=0).tolist()
+        self.sums.clear()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise InputError(
+                f"the loss is {loss} and the gradient norm {norm} at update {state.step}; the checkpoint before it is "
+                "kept: try a lower --learning-rate, in another --out"
+            )
+        line = {
+            "step": state.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "seconds": state.seconds,
+        }
+        self.lines.append(json.dumps(line))
+        write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
+        return float(loss)

@@ -1,0 +1,91 @@
+"""What training carries from step to step, and its checkpoints: one safetensors file each, exact to the bit."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ard.errors import InputError
+from ard.files import write_atomically
+from ard.models.weights import StateDict, read_weights, to_bytes
+
+
+@dataclass
+class TrainState:
+    """Weights, their moving average, the optimiser, and how far training has come."""
+
+    module: nn.Module
+    average: list[Tensor]
+    """EMA of the parameters, in their order. Buffers are constants and are never averaged."""
+    optimiser: AdamW
+    step: int = 0
+    seconds: float = 0.0
+
+    @torch.no_grad()
+    def average_weights(self, decay: float) -> None:
+        """Move the average towards the weights; the decay warms up, so that the first steps are forgotten."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, list(self.module.parameters()), 1 - decay)
+
+    def averaged(self) -> StateDict:
+        """The average under the parameters' names: what is published."""
+        names = [name for name, _ in self.module.named_parameters()]
+        return dict(zip(names, self.average, strict=True))
+
+
+def new_state(module: nn.Module, optimiser: AdamW) -> TrainState:
+    """The state before the first step."""
+    return TrainState(module, [parameter.detach().clone() for parameter in module.parameters()], optimiser)
+
+
+def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> None:
+    """Publish the checkpoint of `state.step`, and delete the oldest ones beyond `keep` (0 keeps all)."""
+    tensors = {f"model.{name}": value for name, value in state.module.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in state.averaged().items()}
+    for index, values in state.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
+    metadata = {"ard": json.dumps({"step": state.step, "seconds": state.seconds})}
+    write_atomically(folder / f"step-{state.step:07d}.safetensors", to_bytes(tensors, metadata))
+    if keep:
+        for path in checkpoints(folder)[:-keep]:
+            path.unlink()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", path.stem))
+
+
+def load_checkpoint(path: Path, state: TrainState) -> None:
+    """Take over a checkpoint; InputError when it is damaged or belongs to another network."""
+    tensors = read_weights(path)
+    try:
+        with safe_open(path, "pt") as file:
+            note = json.loads(file.metadata()["ard"])
+        state.module.load_state_dict(_part(tensors, "model."))
+        average = _part(tensors, "average.")
+        for (name, _), value in zip(state.module.named_parameters(), state.average, strict=True):
+            value.copy_(average[name])
+        _load_optimiser(state.optimiser, _part(tensors, "optimiser."))
+        state.step, state.seconds = int(note["step"]), float(note["seconds"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} does not fit this run ({reason}); delete it to go on from the one before") from None
+
+
+def _load_optimiser(optimiser: AdamW, tensors: StateDict) -> None:
+    plain = optimiser.state_dict()
+    plain["state"] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".")
+        plain["state"].setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(plain)
+
+
+def _part(tensors: StateDict, prefix: str) -> StateDict:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

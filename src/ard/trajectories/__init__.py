@@ -1,0 +1,1 @@
+"""The trajectory store: made once by the teacher, read by every student."""

@@ -1,0 +1,162 @@
+"""Making a store: every shard is a pure function of the teacher and its seeds, so any worker may make it, any time."""
+
+import functools
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ard.distributed import is_main, rank_and_world
+from ard.errors import InputError
+from ard.files import remove_leftovers
+from ard.models.student import StateKind
+from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
+from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
+from ard.trajectories.reader import file_checksum, is_published
+from ard.trajectories.shards import open_shard, write_shard
+
+Progress = Callable[[int], None]  # Told how many trajectories have just been published.
+
+
+def collect(folder: Path, manifest: Manifest, *, device: torch.device, workers: int, progress: Progress) -> None:
+    """Make or complete the store in `folder`: shards that are there stay, the others are made.
+
+    Shard k belongs to rank k mod world. `workers` processes share this rank's part; each computes in one thread on a
+    CPU, so that the bytes do not depend on their number.
+    """
+    _prepare(folder, manifest)
+    rank, world = rank_and_world()
+    mine = range(rank, manifest.num_shards, world)
+    missing = [shard for shard in mine if not is_published(folder, manifest, shard)]
+    progress(sum(manifest.rows(shard) for shard in mine if shard not in missing))
+    if min(workers, len(missing)) > 1:
+        _share_out(folder, manifest, missing, device, min(workers, len(missing)), progress)
+    else:
+        for shard in missing:
+            progress(_make_shard(folder, manifest, shard, device))
+    finish(folder, manifest)
+
+
+def plan_store(
+    folder: Path,
+    teacher_folder: Path,
+    teacher: Teacher,
+    ode: Ode,
+    *,
+    kept: tuple[int, ...],
+    states: tuple[StateKind, ...],
+    num: int,
+    first_seed: int,
+    dtype: str = "float16",
+    shard_size: int = 256,
+    batch_size: int = 128,
+) -> Manifest:
+    """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
+    for name, value in {"num": num, "shard_size": shard_size, "batch_size": batch_size}.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; at least 1 is needed")
+    if first_seed < 0:
+        raise InputError(f"seed is {first_seed}; it cannot be negative")
+    shape = teacher.network.config
+    return Manifest(
+        teacher=reference_to(teacher, teacher_folder, seen_from=folder),
+        diffusion=teacher.diffusion,
+        ode=ode,
+        kept=kept,
+        states=states,
+        dtype=dtype,
+        shape=(shape.channels, shape.latent_size, shape.latent_size),
+        num_classes=shape.num_classes,
+        first_seed=first_seed,
+        num=num,
+        shard_size=shard_size,
+        batch_size=batch_size,
+    )
+
+
+def finish(folder: Path, manifest: Manifest) -> None:
+    """Write the checksums into the manifest once every shard is there."""
+    if all(is_published(folder, manifest, shard) for shard in range(manifest.num_shards)):
+        shards = [open_shard(folder / shard_name(shard)) for shard in range(manifest.num_shards)]
+        save_manifest(folder, manifest, {shard.path.name: file_checksum(shard) for shard in shards})
+
+
+def _prepare(folder: Path, manifest: Manifest) -> None:
+    """Refuse a folder with other trajectories; otherwise write its manifest, which is incomplete until the end."""
+    checksums: dict[str, str] = {}
+    if (folder / "manifest.json").exists():
+        stored, checksums = load_manifest(folder)
+        check_same(folder, stored, manifest)
+        if stored == manifest and checksums:
+            return
+    elif folder.is_dir() and any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} holds other files and no manifest.json; choose another --out")
+    if is_main():
+        save_manifest(folder, manifest, {})
+        remove_leftovers(folder)
+
+
+def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> int:
+    """Make and publish one shard; returns its number of trajectories."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    teacher = _load_once(folder / manifest.teacher.path, device)
+    seeds, size = manifest.seeds(shard), manifest.batch_size
+    batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
+    write_shard(folder / shard_name(shard), _shard_tensors(manifest, seeds, batches), manifest.identity)
+    return len(seeds)
+
+
+def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
+    """One batch of trajectories, on the CPU; InputError when the teacher yields something that is no number."""
+    channels, height, width = manifest.shape
+    noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
+    label = torch.tensor(seeds, device=device) % manifest.num_classes
+    solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
+    if not solution.x_t.isfinite().all():
+        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number states")
+    return Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
+
+
+def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
+    tensors = {str(state): torch.cat([getattr(batch, state) for batch in batches]) for state in manifest.states}
+    seed = torch.tensor(seeds)
+    return {**tensors, "seed": seed, "label": seed % manifest.num_classes}
+
+
+def _share_out(
+    folder: Path, manifest: Manifest, shards: list[int], device: torch.device, workers: int, progress: Progress
+) -> None:
+    """Let `workers` processes make `shards`; the first error ends the work."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+        jobs = [pool.submit(_make_shard, folder, manifest, shard, device) for shard in shards]
+        try:
+            for job in as_completed(jobs):
+                progress(job.result())
+        except BrokenProcessPool:
+            raise InputError("a worker process was killed; run the same command again to go on") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """End this worker soon after its parent was killed: a pool's workers would otherwise wait for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_load_once = functools.lru_cache(maxsize=1)(load_teacher)

@@ -1,0 +1,98 @@
+"""One shard: a safetensors file with a checksum of each tensor and its store's identity in the header."""
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ard.errors import InputError
+from ard.files import write_atomically
+from ard.models.weights import to_bytes
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+REPAIR = "; delete it and run the same ard collect command again"
+_TORCH_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64}
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor], identity: str) -> None:
+    """Publish a shard. The same content gives the same bytes: all metadata is one JSON key."""
+    crc = {name: _crc(_bytes_of(tensor)) for name, tensor in tensors.items()}
+    metadata = {"ard": json.dumps({"identity": identity, "crc32": crc}, sort_keys=True)}
+    write_atomically(path, to_bytes(tensors, metadata))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's header: where each tensor lies in the file. Opening one reads no tensor data."""
+
+    path: Path
+    identity: str
+    crc: dict[str, str]
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...], int]]
+    """Name to (dtype, shape, offset in the file)."""
+
+    @property
+    def rows(self) -> int:
+        """How many trajectories it holds."""
+        return self.tensors["seed"][1][0]
+
+    def map(self, name: str) -> Bytes:
+        """A tensor's rows as a memory map of bytes, one row per trajectory."""
+        dtype, shape, offset = self.tensors[name]
+        row_bytes = torch.Size(shape[1:]).numel() * dtype.itemsize
+        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=offset, shape=(shape[0], row_bytes))
+
+    def damaged(self) -> list[str]:
+        """The names of the tensors whose bytes do not match their checksum."""
+        return [name for name in self.tensors if _crc(self.map(name)) != self.crc.get(name)]
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor."""
+        dtype, shape, _ = self.tensors[name]
+        return torch.from_numpy(np.array(self.map(name))).view(-1).view(dtype).view(shape)
+
+
+def open_shard(path: Path) -> Shard:
+    """Read and check a shard's header; InputError when the file is missing, empty, torn or no shard of ours."""
+    try:
+        header, metadata, start = _read_header(path)
+        note = json.loads(metadata["ard"])
+        tensors = {
+            name: (_TORCH_DTYPES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0])
+            for name, entry in header.items()
+        }
+        shard = Shard(path, note["identity"], note["crc32"], tensors)
+        if not shard.rows:
+            raise InputError(f"{path} is empty{REPAIR}")
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing{REPAIR}") from None
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+        raise InputError(f"{path} is no trajectory shard{REPAIR}") from None
+    return shard
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """(tensor entries, metadata, where tensor data starts), checked against the file's size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, 1 << 24):
+            raise InputError(f"{path} is damaged: its header is cut off{REPAIR}")
+        header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", {})
+    if size != 8 + length + max(entry["data_offsets"][1] for entry in header.values()):
+        raise InputError(f"{path} is damaged: its size does not match its header{REPAIR}")
+    return header, metadata, 8 + length
+
+
+def _bytes_of(tensor: Tensor) -> Bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def _crc(data: Bytes) -> str:
+    return f"{zlib.crc32(data.data):08x}"
