@@ -77,7 +77,7 @@ class Collect:
             teacher,
             ode,
             kept=self._kept(),
-            states=tuple(sorted(set(self.states))),
+            states=self.states,
             num=self.num,
             first_seed=self.seed,
             dtype=self.dtype,

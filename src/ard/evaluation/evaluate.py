@@ -1,6 +1,6 @@
 """The rows of every table: a teacher, its untrained few-step run, and students, all from the same noises."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -63,6 +63,12 @@ class Row:
         """The row as JSON holds it, its scores among the other columns."""
         plain = asdict(self)
         return {**plain.pop("scores"), **plain}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Row":
+        """The row that `plain` was made from."""
+        names = [column.name for column in fields(Scores)]
+        return cls(scores=Scores(**{name: plain.pop(name) for name in names}), **plain)
 
 
 @dataclass(frozen=True)

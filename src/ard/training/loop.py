@@ -157,6 +157,12 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
         write_json(path, run)
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, oldest first; empty when there is none."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 class _Log:
     """log.jsonl: means over the updates since the line before. A value that is no number ends the run."""
 
@@ -164,10 +170,7 @@ class _Log:
         """Keep the lines up to `step`; later ones come from updates that a kill has undone."""
         self.path = path
         self.sums: list[Tensor] = []
-        self.lines = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            if line.endswith("}") and json.loads(line)["step"] <= step:
-                self.lines.append(line)
+        self.lines = [json.dumps(line) for line in read_log(path.parent) if line["step"] <= step]
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
         """Count one update; nothing is read back from the device."""

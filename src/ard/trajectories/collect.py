@@ -70,7 +70,7 @@ def plan_store(
         diffusion=teacher.diffusion,
         ode=ode,
         kept=kept,
-        states=states,
+        states=tuple(sorted(set(states))),
         dtype=dtype,
         shape=(shape.channels, shape.latent_size, shape.latent_size),
         num_classes=shape.num_classes,

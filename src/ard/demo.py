@@ -1,0 +1,230 @@
+"""The whole pipeline on the embedded digits: each stage is one `ard` command, two run at a time, all of them resume."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+import ard
+from ard.config import to_plain
+from ard.devices import DeviceName, resolve_device
+from ard.errors import InputError
+from ard.evaluation.evaluate import Row
+from ard.files import read_json, write_json
+from ard.models.student import Prediction
+from ard.references import EVALUATION_SEED, REFERENCE_SEED, evaluate_students, references_in
+from ard.report import Report, write_report
+from ard.table import format_rows
+from ard.training.loop import read_log
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The size of the demonstration. The defaults take under six minutes on two idle cores."""
+
+    num_steps: int = 2
+    """S of the step-distillation and ARD students."""
+    num_seeds: int = 2
+    """Training seeds per student, for the spread."""
+    num: int = 2000
+    """Training trajectories."""
+    num_evaluation: int = 1500
+    """Images per model in the evaluation."""
+    teacher_iterations: int = 1300
+    """Updates of the teacher."""
+    student_iterations: int = 800
+    """Updates of every student."""
+    seed: int = 0
+    """Seed of the teacher and first seed of the students."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        for name in ("num_steps", "num_seeds", "num", "teacher_iterations", "student_iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command and the folder that it makes."""
+
+    folder: str
+    arguments: tuple[str, ...]
+
+    def command(self, out: Path) -> list[str]:
+        """The arguments of `ard`."""
+        return [*(part.replace("OUT", str(out)) for part in self.arguments), "--out", str(out / self.folder)]
+
+
+ARMS = ("kd", "step", "ard", "step-x0", "ard-x0")
+
+
+def students_of(config: DemoConfig) -> list[Stage]:
+    """A student per arm and seed; both arms of a pair have equal trajectories and updates."""
+    stages = []
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        for arm in ARMS:
+            steps = 1 if arm == "kd" else config.num_steps
+            arguments = ("distill", "--preset", arm, "--trajectories", "OUT/trajectories-train")
+            numbers = ("--num-steps", str(steps), "--iterations", str(config.student_iterations), "--seed", str(seed))
+            stages.append(Stage(f"{arm}-s{steps}-seed{seed}", (*arguments, *numbers)))
+    return stages
+
+
+def plan(config: DemoConfig) -> list[tuple[str, list[Stage]]]:
+    """The stages in order; those of one group do not depend on one another."""
+    teach = ("teach", "--data", "digits", "--iterations", str(config.teacher_iterations), "--seed", str(config.seed))
+    collect = ("collect", "--teacher", "OUT/teacher", "--workers", "1", "--num")
+    everything = ("--keep", "all", "--states", "x_t", "x_0_hat")
+    num = str(config.num_evaluation)
+    batches = [
+        Stage("trajectories-train", (*collect, str(config.num), "--seed", "0", *everything)),
+        Stage("trajectories-evaluation", (*collect, num, "--seed", str(EVALUATION_SEED), *everything)),
+        Stage("trajectories-reference", (*collect, num, "--seed", str(REFERENCE_SEED), "--num-steps", "1")),
+    ]
+    return [
+        ("teacher", [Stage("teacher", teach)]),
+        ("trajectories", batches),
+        ("students", students_of(config)),
+    ]
+
+
+def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) -> None:
+    """Run what is missing, evaluate, print the table and write results.json and report.html into `out`."""
+    started = time.monotonic()
+    groups = plan(config)
+    record, ran = _Record(out), 0
+    for number, (name, stages) in enumerate(groups, 1):
+        missing = [stage for stage in stages if not record.has(stage)]
+        ran += len(missing)
+        print(f"[{number}/{len(groups) + 1}] {name}: {len(missing)} of {len(stages)} to make", flush=True)
+        for stage in run_stages(out, missing, device=device, jobs=jobs):
+            record.add(stage)
+    note = to_plain(config)
+    if ran or not (out / "demo.json").exists() or read_json(out / "demo.json") != note:
+        print(f"[{len(groups) + 1}/{len(groups) + 1}] evaluation", flush=True)
+        _evaluate(out, config, groups, device=resolve_device(device))
+        write_json(out / "demo.json", note)
+    rows = [Row.from_plain(row) for row in read_json(out / "results.json")["rows"]]
+    print(format_rows(rows))
+    print("\n".join(findings(rows)))
+    print(
+        f"report: {out / 'report.html'}\nnumbers: {out / 'results.json'}\nwall time: {time.monotonic() - started:.0f} s"
+    )
+
+
+def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int) -> Iterator[Stage]:
+    """Run commands, `jobs` at a time, and yield each that has ended well; InputError for the first that has not.
+
+    Several at a time get one thread each, which is fastest on a CPU.
+    """
+    lines: SimpleQueue[int] = SimpleQueue()
+    for line in range(jobs):
+        lines.put(line)
+    single = len(stages) > 1 and jobs > 1
+
+    def run(stage: Stage) -> Stage:
+        line = lines.get()
+        environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), **({"OMP_NUM_THREADS": "1"} if single else {})}
+        command = [sys.executable, "-m", "ard", *stage.command(out), "--device", device]
+        try:
+            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 our own
+        finally:
+            lines.put(line)
+        if done.returncode:
+            raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
+        return stage
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for job in as_completed([pool.submit(run, stage) for stage in stages]):
+                yield job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """What the numbers say, in sentences that are made from them."""
+    solver = [row for row in rows if row.prediction == Prediction.SOLVER_STEP]
+    best = min(solver, key=lambda row: row.scores.fd_teacher)
+    ratio = best.scores.fd_teacher / best.scores.fd_floor
+    floor = (
+        f"The best solver-step student ({best.model}, {best.nfe} network evaluations, seed {best.seed}) is at "
+        f"{ratio:.2f} times the noise floor of its teacher."
+    )
+    sentences = [floor]
+    for state, prediction in (("x_t", "solver_step"), ("x_0_hat", "next_state")):
+        arm = {model: _means(rows, model, state, prediction) for model in ("step", "ard")}
+        if all(arm.values()):
+            (fd_step, mse_step, recall_step), (fd_ard, mse_ard, recall_ard) = arm["step"], arm["ard"]
+            sentences.append(
+                f"{state}, {prediction}: ARD against step distillation, means over seeds: FD teacher {fd_ard:.2f} "
+                f"against {fd_step:.2f}, paired MSE {mse_ard:.4f} against {mse_step:.4f}, recall {recall_ard:.3f} "
+                f"against {recall_step:.3f}."
+            )
+    return sentences
+
+
+def _means(rows: Sequence[Row], model: str, state: str, prediction: str) -> tuple[float, ...]:
+    """Mean FD to the teacher, paired MSE and recall over the seeds of one arm; empty when there is none."""
+    found = [row.scores for row in rows if (row.model, row.state, row.prediction) == (model, state, prediction)]
+    columns = zip(*((score.fd_teacher, score.paired_mse, score.recall) for score in found), strict=True)
+    return tuple(sum(column) / len(column) for column in columns)
+
+
+class _Record:
+    """stages.json: which command made which folder, so that a finished stage is not even started again."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.path = out, out / "stages.json"
+        self.made: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
+
+    def has(self, stage: Stage) -> bool:
+        """Whether this very command has made its folder."""
+        return self.made.get(stage.folder) == list(stage.arguments) and (self.out / stage.folder).is_dir()
+
+    def add(self, stage: Stage) -> None:
+        """Note that a stage has ended well."""
+        self.made[stage.folder] = list(stage.arguments)
+        write_json(self.path, self.made)
+
+
+def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]]], *, device: torch.device) -> None:
+    folders = tuple(out / stage.folder for stage in students_of(config))
+    references = references_in(out, num=config.num_evaluation)
+    result = evaluate_students(folders, out / "teacher", references, device=device, batch_size=256)
+    write_json(out / "results.json", {"rows": [row.plain() for row in result.rows]})
+    stages = [stage for _, group in groups for stage in group]
+    report = Report(
+        title=f"ard demo: {config.num_steps} steps on scikit-learn's digits",
+        findings=findings(result.rows),
+        rows=result.rows,
+        images=result.images,
+        logs={folder.name: read_log(folder) for folder in folders[: len(ARMS)]},
+        commands=[shlex.join(["ard", *stage.command(out)]) for stage in stages],
+        facts={
+            "demo": to_plain(config),
+            "runs": {path.parent.name: read_json(path) for path in sorted(out.glob("*/run.json"))},
+            "versions": _versions(),
+        },
+    )
+    write_report(out / "report.html", report)
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "ard": ard.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
