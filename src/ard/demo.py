@@ -20,11 +20,14 @@ from ard.config import to_plain
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.evaluation.evaluate import Row
-from ard.files import read_json, write_json
+from ard.files import read_json, write_atomically, write_json
 from ard.models.student import Prediction
+from ard.pictures import labelled_sheet, png_bytes, to_pixels
+from ard.presets import NUM_TEACHER_STEPS
 from ard.references import EVALUATION_SEED, REFERENCE_SEED, evaluate_students, references_in
 from ard.report import Report, write_report
-from ard.table import format_rows
+from ard.table import describe, format_rows, merge_seeds
+from ard.timegrid import uniform_indices
 from ard.training.loop import read_log
 
 
@@ -36,13 +39,13 @@ class DemoConfig:
     """S of the step-distillation and ARD students."""
     num_seeds: int = 2
     """Training seeds per student, for the spread."""
-    num: int = 2000
+    num: int = 3000
     """Training trajectories."""
     num_evaluation: int = 1500
     """Images per model in the evaluation."""
     teacher_iterations: int = 1300
     """Updates of the teacher."""
-    student_iterations: int = 800
+    student_iterations: int = 900
     """Updates of every student."""
     seed: int = 0
     """Seed of the teacher and first seed of the students."""
@@ -52,6 +55,7 @@ class DemoConfig:
         for name in ("num_steps", "num_seeds", "num", "teacher_iterations", "student_iterations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,10 @@ def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]
         },
     )
     write_report(out / "report.html", report)
+    groups_of_rows = [result.rows.index(group[0]) for group in merge_seeds(result.rows)]
+    labels = [describe(result.rows[index]) for index in groups_of_rows]
+    pictures = [to_pixels(result.images[index]) for index in groups_of_rows]
+    write_atomically(out / "samples.png", png_bytes(labelled_sheet(labels, pictures, scale=5)))
 
 
 def _versions() -> dict[str, Any]:

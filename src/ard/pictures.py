@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ard.files import write_atomically
@@ -31,6 +31,20 @@ def sheet(pixels: Pixels, *, columns: int, scale: int = 1, gap: int = 1) -> Imag
     canvas.view(-1, *canvas.shape[2:])[:count, gap:, gap:] = large
     page = canvas.permute(0, 2, 1, 3, 4).reshape(canvas.shape[0] * canvas.shape[2], -1, channels)
     return _picture(page)
+
+
+def labelled_sheet(labels: Sequence[str], rows: Sequence[Pixels], *, scale: int) -> Image.Image:
+    """One row of pictures per label, the label at its left."""
+    font = ImageFont.load_default(13)
+    strips = [sheet(row, columns=len(row), scale=scale, gap=2).convert("RGB") for row in rows]
+    margin = 12 + max(round(font.getlength(label)) for label in labels)
+    width, height = margin + strips[0].width, strips[0].height
+    page = Image.new("RGB", (width, height * len(strips)), "white")
+    draw = ImageDraw.Draw(page)
+    for index, (label, strip) in enumerate(zip(labels, strips, strict=True)):
+        page.paste(strip, (margin, index * height))
+        draw.text((6, index * height + height / 2), label, fill="black", font=font, anchor="lm")
+    return page
 
 
 def png_bytes(picture: Image.Image) -> bytes:

@@ -7,6 +7,7 @@ from ard.models.student import Prediction, StateKind, StudentConfig
 from ard.training.distill import DistillConfig
 from ard.training.loop import TrainConfig
 
+NUM_TEACHER_STEPS = 24  # Divisible by 1, 2, 3, 4, 6, 8 and 12 student steps.
 FROM_STORE = -1  # num_steps: as many as the store was collected for.
 
 
@@ -22,7 +23,9 @@ class DistillPreset:
 
 def _preset(about: str, **student: object) -> DistillPreset:
     config = StudentConfig(**{"num_steps": FROM_STORE, **student})  # type: ignore[arg-type]  # names are checked there
-    return DistillPreset(about=about, student=config, train=TrainConfig(iterations=800), distill=DistillConfig())
+    return DistillPreset(
+        about=about, student=config, train=TrainConfig(iterations=900, learning_rate=1.5e-3), distill=DistillConfig()
+    )
 
 
 _PAPER = {"prediction": Prediction.NEXT_STATE, "history": HistoryAttention.SHARED}

@@ -18,7 +18,8 @@ from ard.types import Latents
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 86rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; } th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid currentColor; } td:first-child, th:first-child { text-align: left; }
 tr + tr td { border-top: 1px solid #8884; } .scroll { overflow-x: auto; }
 .strip img { image-rendering: pixelated; height: 50px; display: block; background: #fff; }

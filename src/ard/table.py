@@ -19,11 +19,19 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that differ in their training seed only, together, in order of appearance."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
+    """Rows that differ in their training seed only, together, in order of appearance.
+
+    A row whose seed is in its group already was trained otherwise, in a way that no column shows: it stays apart.
+    """
+    groups: list[list[Row]] = []
     for row in rows:
-        groups.setdefault(_identity(row), []).append(row)
-    return list(groups.values())
+        alike = (group for group in groups if _identity(group[0]) == _identity(row))
+        fitting = next((group for group in alike if row.seed not in {other.seed for other in group}), None)
+        if fitting:
+            fitting.append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def describe(row: Row) -> str:

@@ -9,6 +9,7 @@ from ard.devices import DeviceName, default_workers, resolve_device
 from ard.diffusion import Solver
 from ard.errors import InputError
 from ard.models.student import StateKind
+from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.teacher import Guidance, load_teacher, plan_ode
 from ard.timegrid import check_indices, uniform_indices
@@ -40,7 +41,7 @@ class Collect:
     """The S + 1 points as indices of teacher steps, noise first, e.g. 0 10 15 20 25; empty: evenly spaced."""
     seed: int = 0
     """Seed of the first trajectory."""
-    num_teacher_steps: int = 24
+    num_teacher_steps: int = NUM_TEACHER_STEPS
     """Solver steps of the teacher."""
     guidance: Guidance = field(default_factory=Guidance)
     solver: Solver | None = None
