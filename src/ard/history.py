@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ard.types import Heads
+from ard.types import Heads, HistoryHeads
 
 StepHeads = Float[Tensor, "batch step head token head_width"]
 Gate = Float[Tensor, " head"]
@@ -52,7 +52,7 @@ def block_mask(mask: HistoryMask, *, num_steps: int, num_tokens: int) -> Bool[Te
     return steps.repeat_interleave(num_tokens, 0).repeat_interleave(num_tokens, 1)
 
 
-def attend(q: Heads, k: Heads, v: Heads, k_history: Heads, v_history: Heads, gate: Gate | None) -> Heads:
+def attend(q: Heads, k: Heads, v: Heads, k_history: HistoryHeads, v_history: HistoryHeads, gate: Gate | None) -> Heads:
     """The queries of one step on its own keys and on its history's; `gate` is None for SHARED.
 
     There is no mask: the history holds only what the step may read.
@@ -110,7 +110,7 @@ class KVCache:
             self.store[0, block, :, :, place] = k
             self.store[1, block, :, :, place] = v
 
-    def read(self, block: int, step: int) -> tuple[Heads, Heads]:
+    def read(self, block: int, step: int) -> tuple[HistoryHeads, HistoryHeads]:
         """The keys and values that `step` may read: views, not copies."""
         readable = self.mask.readable(step)
         place = slice(readable.start * self.num_tokens, readable.stop * self.num_tokens)

@@ -23,9 +23,7 @@ class DistillPreset:
 
 def _preset(about: str, **student: object) -> DistillPreset:
     config = StudentConfig(**{"num_steps": FROM_STORE, **student})  # type: ignore[arg-type]  # names are checked there
-    return DistillPreset(
-        about=about, student=config, train=TrainConfig(iterations=900, learning_rate=1.5e-3), distill=DistillConfig()
-    )
+    return DistillPreset(about=about, student=config, train=TrainConfig(), distill=DistillConfig())
 
 
 _PAPER = {"prediction": Prediction.NEXT_STATE, "history": HistoryAttention.SHARED}

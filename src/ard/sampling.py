@@ -3,7 +3,7 @@
 import torch
 
 from ard.models.student import Student
-from ard.types import Labels, Latents, Trajectory
+from ard.types import Labels, Latents, States, Trajectory
 
 
 @torch.no_grad()
@@ -13,10 +13,10 @@ def sample(student: Student, noise: Latents, *, label: Labels) -> Trajectory:
 
 
 @torch.no_grad()
-def continue_trajectory(student: Student, states: Trajectory, *, label: Labels) -> Trajectory:
-    """`states` continued to S + 1 states; the first ones are taken as given, the teacher's for example."""
-    cache = student.make_cache(states[:, 0])
-    trajectory = list(states.unbind(dim=1))
+def continue_trajectory(student: Student, given: States, *, label: Labels) -> Trajectory:
+    """The first states as given, by the teacher for example, continued to S + 1 states by the student."""
+    cache = student.make_cache(given[:, 0])
+    trajectory = list(given.unbind(dim=1))
     for step in range(student.config.num_steps):
         x_hat = student(trajectory[step].unsqueeze(1), label, step=step, cache=cache).squeeze(1)
         if step + 1 == len(trajectory):

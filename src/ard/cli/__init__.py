@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import re
@@ -37,7 +38,7 @@ def run(arguments: list[str]) -> int:
         if arguments[0] == "--version":
             print(importlib.import_module("ard").__version__)
             return 0
-        _parse(arguments[0], arguments[1:]).run()
+        parse(arguments[0], arguments[1:]).run()
     except (InputError, OSError) as error:
         print(f"ard: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(verb: str, arguments: list[str]) -> Any:
+def parse(verb: str, arguments: list[str]) -> Any:
     """The command object for a verb; InputError in one line when the options do not parse."""
     import tyro
 
@@ -55,6 +56,8 @@ def _parse(verb: str, arguments: list[str]) -> Any:
         raise InputError(f"unknown command {verb!r}; allowed: {', '.join(COMMANDS)}")
     module, name, _ = COMMANDS[verb]
     command = getattr(importlib.import_module(module), name)
+    if verb == "distill":
+        command = _with_preset(command, arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -62,7 +65,6 @@ def _parse(verb: str, arguments: list[str]) -> Any:
                 command,
                 args=arguments,
                 prog=f"ard {verb}",
-                default=_preset_default(command, arguments) if verb == "distill" else None,
                 config=(tyro.conf.EnumChoicesFromValues, tyro.conf.OmitArgPrefixes),
             )
     except SystemExit as stop:
@@ -72,10 +74,8 @@ def _parse(verb: str, arguments: list[str]) -> Any:
         raise
 
 
-def _preset_default(command: Any, arguments: list[str]) -> Any:
-    """The options that `--preset` fills in, before the others are read."""
-    import tyro
-
+def _with_preset(command: Any, arguments: list[str]) -> Any:
+    """`command` with the defaults that `--preset` names, before the other options are read."""
     from ard.presets import DISTILL_PRESETS
 
     given = dict(pairwise(arguments))
@@ -86,7 +86,7 @@ def _preset_default(command: Any, arguments: list[str]) -> Any:
         raise InputError(f"unknown preset {name!r}; allowed: {', '.join(DISTILL_PRESETS)}")
     preset = DISTILL_PRESETS[name]
     parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset) if field.name != "about"}
-    return command(trajectories=tyro.MISSING, out=tyro.MISSING, preset=name, **parts)
+    return functools.partial(command, preset=name, **parts)
 
 
 def _overview() -> str:

@@ -13,7 +13,7 @@ from ard.sampling import sample
 from ard.students import StudentCard
 from ard.teacher import Ode, Teacher, solve_pf_ode
 from ard.trajectories.reader import TrajectoryBatch
-from ard.types import Features, Labels, Latents, Trajectory
+from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Judge:
     """What all rows are compared with: the real images, the teacher's samples, and an independent batch of them."""
 
     classifier: TrainedClassifier
-    real: Features
+    real: OtherFeatures
     paired: Latents
     """The teacher's samples from the evaluation noises."""
     labels: Labels
@@ -98,7 +98,9 @@ class Judge:
         )
 
 
-def make_judge(classifier: TrainedClassifier, real: Latents, evaluation: TrajectoryBatch, reference: Latents) -> Judge:
+def make_judge(
+    classifier: TrainedClassifier, real: RealImages, evaluation: TrajectoryBatch, reference: Latents
+) -> Judge:
     """A judge from the real images, the teacher's evaluation trajectories and its independent samples."""
     paired = evaluation.states[:, -1].float()
     reference_features = classifier.features(reference)[0]

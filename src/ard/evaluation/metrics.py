@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ard.types import Features
+from ard.types import Features, OtherFeatures
 
 
 class PrecisionRecall(NamedTuple):
@@ -18,7 +18,7 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def frechet_distance(first: Features, second: Features) -> float:
+def frechet_distance(first: Features, second: OtherFeatures) -> float:
     """The Fréchet distance of the Gaussians fitted to two sets of features (Heusel et al., 2017), in float64."""
     (mean_1, cov_1), (mean_2, cov_2) = (_moments(features) for features in (first, second))
     # The product of two covariances has real eigenvalues >= 0; rounding may leave small imaginary or negative parts.
@@ -26,7 +26,7 @@ def frechet_distance(first: Features, second: Features) -> float:
     return float((mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * root_trace)
 
 
-def precision_recall(real: Features, generated: Features, *, neighbours: int = 3) -> PrecisionRecall:
+def precision_recall(real: Features, generated: OtherFeatures, *, neighbours: int = 3) -> PrecisionRecall:
     """Improved precision and recall (Kynkäänniemi et al., 2019) on sets of the same size: the first rows of each."""
     count = min(len(real), len(generated))
     real, generated = real[:count], generated[:count]
@@ -40,7 +40,7 @@ def _moments(features: Features) -> tuple[Float[Tensor, " feature"], Float[Tenso
     return features.mean(dim=0), torch.cov(features.T)
 
 
-def _covered(points: Features, *, by: Features, neighbours: int) -> Bool[Tensor, " sample"]:
+def _covered(points: Features, *, by: OtherFeatures, neighbours: int) -> Bool[Tensor, " sample"]:
     """Which points lie in the ball of a point of `by` that reaches to its own k-th neighbour."""
     radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # The nearest is the point itself.
     return (torch.cdist(points, by) <= radius).any(dim=1)

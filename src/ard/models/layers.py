@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-from ard.types import Heads, Labels, Times, Tokens
+from ard.types import Heads, Labels, Patches, Times, Tokens
 
-Condition = Float[Tensor, "row width"]  # One vector per latent; never one per token.
+Condition = Float[Tensor, "row embedding"]  # One vector per latent; never one per token.
 
 
 Attend = Callable[[int, Heads, Heads, Heads], Heads]
@@ -111,13 +111,13 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out_features)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tokens, condition: Condition) -> Tokens:
+    def forward(self, x: Tokens, condition: Condition) -> Patches:
         """Modulate and project."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
         return self.linear(modulate(x, shift, scale))
 
 
-def sincos_positions(width: int, grid: int) -> Float[Tensor, "token width"]:
+def sincos_positions(width: int, grid: int) -> Float[Tensor, "token embedding"]:
     """Fixed sine-cosine positions of a square grid: half of the width for the column, then half for the row."""
     quarter = torch.arange(width // 4, dtype=torch.float64) / (width // 4)
     frequencies = 10000.0**-quarter

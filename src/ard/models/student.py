@@ -13,7 +13,7 @@ from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask, KVCache, attend, attend_all_steps
 from ard.models.layers import attend_self
 from ard.models.transformer import Transformer
-from ard.types import Heads, Labels, Latents, States, Tokens
+from ard.types import Heads, Labels, Latents, Patches, States, Tokens
 
 
 class StateKind(StrEnum):
@@ -109,9 +109,9 @@ class Student(nn.Module):
             like=self.network.x_embedder.weight,
         )
 
-    def _head(self, tokens: Tokens, condition: Tensor, step: int, count: int) -> Tokens:
+    def _head(self, tokens: Tokens, condition: Tensor, step: int, count: int) -> Patches:
         if not self.step_heads:
-            output: Tokens = self.network.final_layer(tokens, condition)
+            output: Patches = self.network.final_layer(tokens, condition)
             return output
         heads = [self.step_heads[step + i](tokens[i::count], condition[i::count]) for i in range(count)]
         return torch.stack(heads, dim=1).flatten(0, 1)

@@ -17,7 +17,7 @@ from ard.models.layers import (
     attend_self,
     sincos_positions,
 )
-from ard.types import Labels, Latents, Times, Tokens
+from ard.types import Labels, Latents, Patches, Times, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
             tokens = block(tokens, condition, attend, index)
         return tokens
 
-    def unpatchify(self, values: Tokens) -> Latents:
+    def unpatchify(self, values: Patches) -> Latents:
         """Patch values to a latent; learned-sigma channels are dropped."""
         patch, grid = self.config.patch_size, self.config.grid
         x = values.unflatten(2, (patch, patch, -1)).unflatten(1, (grid, grid))  # row gh gw ph pw c

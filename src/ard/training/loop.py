@@ -30,11 +30,11 @@ class Schedule(StrEnum):
 class TrainConfig:
     """How a network is trained. The defaults suit the embedded data; the paper-size presets set their own."""
 
-    iterations: int = 1000
+    iterations: int = 900
     """Number of updates."""
     batch_size: int = 32
     """Images or trajectories per update."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1.5e-3
     """Peak learning rate of AdamW."""
     warmup: int = 100
     """Updates over which the learning rate rises from 0."""
