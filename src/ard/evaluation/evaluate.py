@@ -13,7 +13,7 @@ from ard.sampling import sample
 from ard.students import StudentCard
 from ard.teacher import Ode, Teacher, solve_pf_ode
 from ard.trajectories.reader import TrajectoryBatch
-from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, Trajectory
+from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, States, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ def student_row(
 
 
 @torch.no_grad()
-def run_student(student: Student, batch: TrajectoryBatch, *, batch_size: int) -> tuple[Trajectory, Trajectory]:
+def run_student(student: Student, batch: TrajectoryBatch, *, batch_size: int) -> tuple[States, Trajectory]:
     """(predictions when each step reads the teacher's states, the student's own trajectories), on the CPU."""
     device = student.tau.device
     forced, rolled = [], []

@@ -1,0 +1,310 @@
+"""Making a store: whatever happens on the way, it ends with the same bytes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+Contents = Callable[[Path], dict[str, bytes]]
+Made = Callable[..., str]
+
+MANY = ["--num", "30", "--shard-size", "1", "--num-teacher-steps", "12", "--num-steps", "4", "--device", "cpu"]
+
+
+def shards_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("traj-*.safetensors"))
+
+
+def kill_when(process: "Popen[bytes]", condition: Callable[[], object]) -> None:
+    """Kill a process as soon as `condition` holds; it must still be at work then."""
+    until = time.monotonic() + 60
+    while not condition() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def children_of(parent: int) -> set[int]:
+    """The running processes whose parent is `parent`."""
+    return {int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _parent(folder) == parent}
+
+
+def _parent(folder: Path) -> int:
+    try:
+        state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:  # It has ended meanwhile.
+        return 0
+    return 0 if state == "Z" else int(parent)
+
+
+def running(processes: set[int]) -> set[int]:
+    return {process for process in processes if _parent(Path(f"/proc/{process}"))}
+
+
+def wait_until_gone(processes: set[int]) -> None:
+    until = time.monotonic() + 30
+    while running(processes) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not running(processes), "workers live on without their parent"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    toys: Path, tmp_path_factory: pytest.TempPathFactory, made: Made, contents: Contents
+) -> dict[str, bytes]:
+    """What a store of MANY holds when nothing happens on the way."""
+    out = tmp_path_factory.mktemp("undisturbed") / "store"
+    made("collect", "--teacher", toys / "teacher", "--out", out, *MANY, "--workers", 1)
+    assert len(shards_in(out)) == 30
+    return neutral(contents(out))
+
+
+def neutral(content: dict[str, bytes]) -> dict[str, bytes]:
+    """Without the way from the store to its teacher, which depends on where the store is."""
+    manifest = json.loads(content["manifest.json"])
+    manifest["teacher"]["path"] = ""
+    return {**content, "manifest.json": json.dumps(manifest, indent=2).encode()}
+
+
+def test_a_collection_killed_at_each_write_ends_with_the_same_bytes(
+    toys: Path,
+    tmp_path: Path,
+    killed: Callable[..., None],
+    made: Made,
+    contents: Contents,
+    collect_options: list[object],
+) -> None:
+    arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 2, "--out"]
+    # Odd calls flush a file that is not yet in its place, even ones its folder after the rename.
+    writes = [f"os.fsync:{call}" for call in range(1, 9)]
+    killed([*writes, "ard.trajectories.collect.save_manifest:2"], *arguments, tmp_path / "killed")
+    assert len(shards_in(tmp_path / "killed")) == 10, "only the checksums are missing"
+    made(*arguments, tmp_path / "killed")
+    made(*arguments, tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_collection_killed_again_and_again_ends_with_the_same_bytes(
+    toys: Path,
+    tmp_path: Path,
+    started: Callable[..., "Popen[bytes]"],
+    made: Made,
+    contents: Contents,
+    undisturbed: dict[str, bytes],
+) -> None:
+    out = tmp_path / "store"
+    arguments = ["collect", "--teacher", toys / "teacher", "--out", out, *MANY, "--workers", 1]
+    for count in (1, 10):
+        kill_when(started(*arguments), lambda count=count: len(shards_in(out)) >= count)
+    assert len(shards_in(out)) < 30
+    made(*arguments)
+    assert neutral(contents(out)) == undisturbed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize(("moment", "workers"), [("while the workers start", 2), ("after the first shard", 1)])
+def test_two_workers_killed_and_run_again_end_with_the_same_bytes(
+    toys: Path,
+    tmp_path: Path,
+    started: Callable[..., "Popen[bytes]"],
+    made: Made,
+    contents: Contents,
+    undisturbed: dict[str, bytes],
+    moment: str,
+    workers: int,
+) -> None:
+    out, pool = tmp_path / "store", set()
+    arguments = ["collect", "--teacher", toys / "teacher", "--out", out, *MANY, "--workers"]
+    process = started(*arguments, 2)
+
+    def reached() -> bool:
+        pool.update(children_of(process.pid))
+        return len(pool) >= 2 and (moment == "while the workers start" or bool(shards_in(out)))
+
+    kill_when(process, reached)
+    wait_until_gone(pool)
+    assert len(shards_in(out)) < 30
+    made(*arguments, workers)
+    assert neutral(contents(out)) == undisturbed
+
+
+def test_a_finished_store_is_left_as_it_is(
+    workspace: Path, made: Made, contents: Contents, collect_options: list[object]
+) -> None:
+    before = contents(workspace / "grid_store")
+    times = {path: path.stat().st_mtime_ns for path in shards_in(workspace / "grid_store")}
+    made("collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options)
+    assert contents(workspace / "grid_store") == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_leftovers_go_from_a_finished_store_too(workspace: Path, made: Made, collect_options: list[object]) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (workspace / "grid_store" / f".manifest.json.{process.pid}.tmp").write_bytes(b"half")
+    made("collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options)
+    assert not list((workspace / "grid_store").glob(".*"))
+
+
+def test_a_missing_shard_is_made_again(
+    workspace: Path, made: Made, contents: Contents, collect_options: list[object]
+) -> None:
+    before = contents(workspace / "grid_store")
+    (workspace / "grid_store" / "traj-000001.safetensors").unlink()
+    made("collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options)
+    assert contents(workspace / "grid_store") == before
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1, 0)])
+def test_ranks_share_the_work_and_make_the_same_store(
+    toys: Path,
+    tmp_path: Path,
+    made: Made,
+    contents: Contents,
+    collect_options: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: tuple[int, int],
+) -> None:
+    arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--out"]
+    made(*arguments, tmp_path / "whole")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, count in zip(ranks, (2 - ranks[0], 3), strict=True):
+        monkeypatch.setenv("RANK", str(rank))
+        made(*arguments, tmp_path / "shared")
+        assert len(shards_in(tmp_path / "shared")) == count, "shard k belongs to rank k mod 2"
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+
+
+def test_a_part_of_the_ranks_leaves_a_store_that_calls_itself_incomplete(
+    toys: Path,
+    tmp_path: Path,
+    made: Made,
+    complaint: Callable[..., str],
+    collect_options: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made("collect", "--teacher", toys / "teacher", "--out", tmp_path, *collect_options)
+    assert json.loads(made("trajectories", "info", tmp_path))["complete"] is False
+    assert "is incomplete" in complaint("distill", "--trajectories", tmp_path, "--out", tmp_path / "student")
+
+
+def test_a_larger_number_grows_the_store(
+    toys: Path, tmp_path: Path, made: Made, contents: Contents, collect_options: list[object]
+) -> None:
+    arguments = ["collect", "--teacher", toys / "teacher", *collect_options]
+    made(*arguments, "--out", tmp_path / "grown", "--num", 12)
+    old, first = contents(tmp_path / "grown"), (tmp_path / "grown" / "traj-000000.safetensors").stat()
+    made(*arguments, "--out", tmp_path / "grown", "--num", 20)
+    made(*arguments, "--out", tmp_path / "direct", "--num", 20)
+    grown = contents(tmp_path / "grown")
+    assert grown == contents(tmp_path / "direct")
+    assert grown["traj-000000.safetensors"] == old["traj-000000.safetensors"]
+    assert (tmp_path / "grown" / "traj-000000.safetensors").stat().st_mtime_ns == first.st_mtime_ns, "it stayed"
+
+
+def test_a_smaller_number_is_refused(toys: Path, refused: Callable[..., str], collect_options: list[object]) -> None:
+    line = refused("collect", "--teacher", toys / "teacher", "--out", toys / "grid_store", *collect_options, "--num", 8)
+    assert "holds 20 trajectories, more than the 8 asked for" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--num-steps", 2], "kept [0, 3, 6, 9, 12] → [0, 6, 12]"),
+        (["--grid", 0, 3, 6, 10, 12], "kept [0, 3, 6, 9, 12] → [0, 3, 6, 10, 12]"),
+        (["--num-teacher-steps", 24], "ode.times"),
+        (["--cfg-scale", 2], "ode.guidance.cfg_scale 1.5 → 2.0"),
+        (["--cfg-channels", 0], "ode.guidance.cfg_channels -1 → 0"),
+        (["--solver", "heun"], "ode.solver euler → heun"),
+        (["--dtype", "float32"], "dtype float16 → float32"),
+        (["--states", "x_0_hat"], "states ['x_t'] → ['x_0_hat']"),
+        (["--seed", 5], "first_seed 0 → 5"),
+        (["--shard-size", 4], "shard_size 8 → 4"),
+    ],
+)
+def test_other_trajectories_in_the_same_folder_are_refused_with_the_difference(
+    toys: Path, refused: Callable[..., str], collect_options: list[object], options: list[object], named: str
+) -> None:
+    arguments = ["collect", "--teacher", toys / "teacher", "--out", toys / "grid_store", *collect_options]
+    line = refused(*arguments, *options)
+    assert "grid_store holds other trajectories" in line
+    assert named in line
+
+
+def test_another_teacher_in_the_same_folder_is_refused(
+    toys: Path, refused: Callable[..., str], collect_options: list[object]
+) -> None:
+    line = refused("collect", "--teacher", toys / "other_teacher", "--out", toys / "grid_store", *collect_options)
+    assert "teacher.hash" in line
+    assert "ode" not in line, "nothing else differs"
+
+
+def test_a_moved_teacher_is_the_same_teacher(
+    workspace: Path, made: Made, contents: Contents, collect_options: list[object]
+) -> None:
+    before = neutral(contents(workspace / "grid_store"))
+    (workspace / "teacher").rename(workspace / "moved")
+    made("collect", "--teacher", workspace / "moved", "--out", workspace / "grid_store", *collect_options)
+    after = contents(workspace / "grid_store")
+    assert json.loads(after["manifest.json"])["teacher"]["path"] == "../moved"
+    assert neutral(after) == before
+
+
+def test_a_folder_with_files_of_others_is_refused(
+    workspace: Path, refused: Callable[..., str], collect_options: list[object]
+) -> None:
+    line = refused("collect", "--teacher", workspace / "teacher", "--out", workspace / "teacher", *collect_options)
+    assert "holds other files and no manifest.json" in line
+
+
+def test_shards_without_their_manifest_are_refused(
+    workspace: Path, refused: Callable[..., str], collect_options: list[object]
+) -> None:
+    (workspace / "store" / "manifest.json").unlink()
+    line = refused("collect", "--teacher", workspace / "teacher", "--out", workspace / "store", *collect_options)
+    assert "holds other files and no manifest.json" in line
+
+
+def test_a_foreign_shard_in_the_place_of_a_missing_one_is_refused(
+    workspace: Path, complaint: Callable[..., str], collect_options: list[object]
+) -> None:
+    foreign = workspace / "grid_store" / "traj-000001.safetensors"
+    foreign.write_bytes((workspace / "store" / foreign.name).read_bytes())
+    line = complaint("collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options)
+    assert f"{foreign} is foreign" in line
+    assert foreign.read_bytes() == (workspace / "store" / foreign.name).read_bytes(), "it is not overwritten"
+
+
+def test_a_teacher_that_yields_no_numbers_leaves_no_shard(
+    workspace: Path, complaint: Callable[..., str], collect_options: list[object]
+) -> None:
+    change_last_bias(workspace / "teacher", torch.nan)
+    line = complaint("collect", "--teacher", workspace / "teacher", "--out", workspace / "new", *collect_options)
+    assert "infinite or not-a-number" in line
+    assert not shards_in(workspace / "new")
+
+
+def test_a_teacher_whose_states_are_too_large_for_the_stored_precision_leaves_no_shard(
+    workspace: Path, complaint: Callable[..., str], collect_options: list[object]
+) -> None:
+    change_last_bias(workspace / "teacher", 1e6)
+    line = complaint("collect", "--teacher", workspace / "teacher", "--out", workspace / "new", *collect_options)
+    assert "infinite" in line
+    assert not shards_in(workspace / "new")
+
+
+def change_last_bias(teacher: Path, value: float) -> None:
+    """Let a teacher predict `value` everywhere, or near it."""
+    weights = load_file(teacher / "model.safetensors")
+    weights["final_layer.linear.bias"] = torch.full_like(weights["final_layer.linear.bias"], value)
+    (teacher / "model.safetensors").unlink()
+    save_file(weights, teacher / "model.safetensors")

@@ -1,0 +1,86 @@
+"""What the tests of the mathematics share: tiny networks in float64 whose every weight is random and seeded."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ard.diffusion import Diffusion, DiffusionKind
+from ard.models.student import Student, StudentConfig
+from ard.models.transformer import Transformer, TransformerConfig
+from ard.teacher import Teacher
+from ard.timegrid import uniform_indices
+
+torch.set_num_threads(1)
+
+SHAPE = {
+    "width": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "patch_size": 4,
+    "latent_size": 8,
+    "channels": 2,
+    "num_classes": 5,
+    "mlp_ratio": 2.0,
+}
+NUM_TEACHER_STEPS = 60  # Divisible by the 1 to 5 steps of the students.
+
+
+@torch.no_grad()
+def randomise(module: nn.Module) -> None:
+    """Every parameter, also those that start at zero, from its own name: equal names have equal values."""
+    for name, parameter in module.named_parameters():
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+
+
+@pytest.fixture
+def make_network() -> Callable[..., Transformer]:
+    """make_network(**shape): a network in float64 whose blocks, modulations and output do something."""
+
+    def make(**shape: Any) -> Transformer:
+        network = Transformer(TransformerConfig(**{**SHAPE, **shape})).double().eval()
+        randomise(network)
+        return network
+
+    return make
+
+
+@pytest.fixture
+def make_teacher(make_network: Callable[..., Transformer]) -> Callable[..., Teacher]:
+    """make_teacher(kind, **shape): a teacher with a random network."""
+
+    def make(kind: DiffusionKind = DiffusionKind.FLOW, **shape: Any) -> Teacher:
+        return Teacher(make_network(**shape), Diffusion(kind=kind), "none", "0" * 16)
+
+    return make
+
+
+@pytest.fixture
+def make_student(make_network: Callable[..., Transformer]) -> Callable[..., Student]:
+    """make_student(kind, fresh=False, **config): a student on a uniform grid; a fresh one only copied its teacher."""
+
+    def make(kind: DiffusionKind = DiffusionKind.FLOW, *, fresh: bool = False, **config: Any) -> Student:
+        settings = StudentConfig(**config)
+        times = Diffusion(kind=kind).teacher_times(NUM_TEACHER_STEPS)
+        tau = tuple(times[index] for index in uniform_indices(NUM_TEACHER_STEPS, settings.num_steps))
+        student = Student(make_network(), Diffusion(kind=kind), tau, settings).double().eval()
+        if not fresh:
+            randomise(student)
+        return student
+
+    return make
+
+
+@pytest.fixture
+def make_latents() -> Callable[..., torch.Tensor]:
+    """make_latents(*leading): normal latents in float64, such as a batch of noises or of trajectories."""
+
+    def make(*leading: int, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn((*leading, 2, 8, 8), generator=generator, dtype=torch.float64)
+
+    return make

@@ -1,0 +1,199 @@
+"""Rules of the source: imports point one way, everything public is documented, nothing is unpickled or downloaded."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ard
+
+SOURCE = Path(ard.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
+
+# Each row may import the rows above it, and a package its own modules.
+ROWS: tuple[set[str], ...] = (
+    {"types", "errors", "distributed"},
+    {"files", "config", "devices", "progress"},
+    {"diffusion", "timegrid", "history"},
+    {"models"},
+    {"teacher", "datasets"},
+    {"students", "trajectories"},
+    {"losses", "sampling"},
+    {"training", "evaluation"},
+    {"presets", "pictures", "table", "references", "figures"},
+    {"report"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+)
+OPTIONAL = ("sklearn", "matplotlib")
+UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
+DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}
+FORBIDDEN_CALLS = {"torch.load", "torch.hub.load", "torch.jit.load", "torch.save", "numpy.fromfile"}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    """The module's name without the package's, such as models.student; empty for the package itself."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def place(module: str) -> int:
+    """The row of a module such as models.student."""
+    part = module.split(".", maxsplit=1)[0]
+    found = [number for number, row in enumerate(ROWS) if part in row]
+    assert len(found) == 1, f"ard.{module} must stand in exactly one row of the table"
+    return found[0]
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Every module that is imported, at the top or in a function, with the names that may be modules themselves."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """The first parts of the ard modules that a module imports; the package itself has none."""
+    names = (name.split(".") for name in imported(parsed(path)))
+    return {name[1] for name in names if name[0] == "ard" and len(name) > 1 and not name[1].startswith("__v")}
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_imports_point_one_way(path: Path) -> None:
+    module = dotted(path)
+    if not module:
+        assert not own_imports(path), "the package imports nothing of itself"
+        return
+    own = module.split(".")[0]
+    wrong = [name for name in own_imports(path) if name != own and place(name) >= place(module)]
+    assert not wrong, f"ard.{module} must not import {wrong}"
+
+
+def test_every_module_stands_in_the_table_once_and_every_entry_is_a_module() -> None:
+    there = {dotted(path).split(".")[0] for path in modules()} - {""}
+    listed = [name for row in ROWS for name in row]
+    assert sorted(listed) == sorted(there)
+
+
+def test_the_table_would_find_an_import_in_the_wrong_direction() -> None:
+    assert place("types") < place("models.student") < place("training.loop") == place("evaluation.metrics")
+
+
+def test_packages_have_no_cycles() -> None:
+    imports = {f"ard.{dotted(path)}".rstrip("."): set(imported(parsed(path))) for path in modules()}
+    graph = {
+        module: {
+            other for other in imports if other != module and any(own_part(name, other, imports) for name in names)
+        }
+        for module, names in imports.items()
+    }
+    while graph:
+        free = {module for module, needed in graph.items() if not needed & graph.keys()}
+        assert free, f"a cycle among {sorted(graph)}"
+        graph = {module: needed for module, needed in graph.items() if module not in free}
+
+
+def own_part(name: str, module: str, known: dict[str, set[str]]) -> bool:
+    """Whether importing `name` means importing `module`: the module itself or a name in it."""
+    return name == module or (name.rpartition(".")[0] == module and name not in known)
+
+
+def test_modules_say_in_one_line_what_they_are() -> None:
+    for path in modules():
+        text = ast.get_docstring(parsed(path))
+        assert text, f"{path} has no docstring"
+        assert text.splitlines()[0].strip(), f"{path}: the first line says it"
+
+
+def public_definitions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """Functions, classes and their methods whose names do not start with an underscore."""
+    for node in parsed(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            for part in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
+                    yield f"{node.name}.{part.name}", part
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_everything_public_has_a_docstring_and_annotations(path: Path) -> None:
+    for name, node in public_definitions(path):
+        assert ast.get_docstring(node), f"{name} has no docstring"
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is not None, f"{name} does not say what it returns"
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [one.arg for one in arguments if one.annotation is None and one.arg not in {"self", "cls"}]
+            assert not bare, f"{name}: {bare} have no type"
+            assert node.args.kwarg is None, f"{name} takes anything"
+
+
+def test_every_module_is_imported_without_the_optional_packages(tmp_path: Path) -> None:
+    names = [f"ard.{dotted(path)}".rstrip(".") for path in modules() if dotted(path) != "__main__"]
+    script = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({OPTIONAL!r}))
+for name in {names!r}:
+    importlib.import_module(name)
+print(len(set({names!r}) & set(sys.modules)))
+"""
+    words = [sys.executable, "-W", "error", "-c", script]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) == len(names)
+
+
+@pytest.mark.parametrize("package", OPTIONAL)
+def test_an_optional_package_has_one_home(package: str) -> None:
+    homes = [dotted(path) for path in modules() if package in {name.split(".")[0] for name in imported(parsed(path))}]
+    assert homes == [{"sklearn": "datasets.digits", "matplotlib": "figures"}[package]]
+
+
+def python_files() -> list[Path]:
+    """Every Python file of the repository, environments and caches apart."""
+    hidden = {"build", "dist", "runs"}
+    return [
+        path
+        for folder in REPOSITORY.iterdir()
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in hidden
+        for path in folder.rglob("*.py")
+        if not any(part.startswith(".") for part in path.relative_to(REPOSITORY).parts)
+    ]
+
+
+def called(tree: ast.Module) -> set[str]:
+    """The dotted names that are called, np written as numpy."""
+    names = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {name.replace("np.", "numpy.", 1) if name.startswith("np.") else name for name in names}
+
+
+def test_nothing_is_unpickled_or_downloaded() -> None:
+    files = python_files()
+    assert SOURCE.name == "ard"
+    assert len(files) > 30
+    for path in files:
+        tree = parsed(path)
+        packages = {name.split(".")[0] for name in imported(tree)}
+        assert not packages & (UNPICKLING | DOWNLOADING), f"{path} imports {packages & (UNPICKLING | DOWNLOADING)}"
+        assert not called(tree) & FORBIDDEN_CALLS, f"{path} calls {called(tree) & FORBIDDEN_CALLS}"
+        allowed = [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
+        assert not allowed, f"{path} may unpickle an array"
+
+
+def test_nothing_in_the_package_is_evaluated_from_text() -> None:
+    for path in modules():
+        assert not called(parsed(path)) & {"eval", "exec", "compile", "__import__", "os.system"}, path

@@ -1,0 +1,67 @@
+"""The README's pipeline and every example in a help text run as they stand, at a smaller size."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ard import cli
+
+ROOT = Path(__file__).parents[1]
+SMALLER = {
+    "teach": ["--iterations", "6", "--model", "tiny/4"],
+    "collect": ["--num", "130", "--workers", "1"],
+    "distill": ["--iterations", "3"],
+    "evaluate": ["--num", "100"],
+}
+
+
+def readme_commands() -> list[list[str]]:
+    """The `ard` lines of the README's pipeline block, the demonstration apart."""
+    block = next(
+        b for b in re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) if "ard teach" in b
+    )
+    return [shlex.split(line)[1:] for line in block.splitlines() if line and not line.startswith("ard demo")]
+
+
+def examples(verb: str) -> list[list[str]]:
+    """The examples in a command's help."""
+    module, name, _ = cli.COMMANDS[verb]
+    text = getattr(__import__(module, fromlist=[name]), name).__doc__
+    return [shlex.split(line)[1:] for line in re.findall(r"^\s+(ard .*)$", text, re.MULTILINE)]
+
+
+def test_the_readmes_pipeline_runs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = readme_commands()
+    assert [command[0] for command in commands] == ["teach", "collect", "distill", "distill", "sample", "evaluate"]
+    for command in commands:
+        assert cli.run([*command, *SMALLER.get(command[0], [])]) == 0, capsys.readouterr().err
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    models = [row["model"] for row in json.loads((tmp_path / "runs/metrics.json").read_text())["rows"]]
+    assert models == ["teacher", "untrained", "ard", "step"]
+
+
+@pytest.mark.parametrize("verb", cli.COMMANDS)
+def test_every_help_text_has_examples_that_parse(verb):
+    commands = examples(verb)
+    assert commands
+    for command in commands:
+        assert command[0] == verb
+        cli.parse(*command[:1], command[1:])
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") <= 150
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_overview_names_every_command(capsys):
+    assert cli.run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb} " in shown for verb in cli.COMMANDS)
