@@ -1,6 +1,8 @@
 """Frozen dataclasses to plain JSON values and back; unknown and missing keys fail."""
 
 import dataclasses
+import hashlib
+import json
 import types
 import typing
 from enum import StrEnum
@@ -32,20 +34,48 @@ def from_plain(cls: type[Config], value: Any, *, where: str) -> Config:
     if names != set(value):
         wrong = ", ".join(sorted(names ^ set(value)))
         raise InputError(f"{where}: the fields of {cls.__name__} do not match this version of ard: {wrong}")
-    return cls(**{name: _convert(hints[name], value[name], f"{where}: {name}") for name in names})
+    fields = {name: _convert(hints[name], value[name], f"{where}: {name}") for name in names}
+    try:
+        return cls(**fields)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], *, ignore: frozenset[str] = frozenset()) -> list[str]:
+    """What changed between two plain configurations, as `name old → new`; nested names are dotted."""
+    before, after = flatten(old), flatten(new)
+    names = [name for name in sorted(before | after) if name not in ignore and before.get(name) != after.get(name)]
+    return [f"{name} {before.get(name)} → {after.get(name)}" for name in names]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level, with dotted names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    parts = (flatten(part, f"{prefix}.{name}".lstrip(".")) for name, part in value.items())
+    return {name: part for flat in parts for name, part in flat.items()}
+
+
+def fingerprint_of(plain: Any) -> str:
+    """SHA-256 of a plain value, in 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`, which is one of those that the configurations use."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        if value not in list(hint):
-            raise InputError(f"{where} is {value!r}; allowed: {', '.join(hint)}")
-        return hint(value)
     if dataclasses.is_dataclass(hint):
         return from_plain(typing.cast("type[Any]", hint), value, where=where)
-    return Path(value) if hint is Path else value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{where} is {value!r}; a list is expected")
+        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+    if issubclass(hint, StrEnum) and value not in list(hint):
+        raise InputError(f"{where} is {value!r}; allowed: {', '.join(hint)}")
+    accepted = {float: (int, float), Path: (str,)}.get(hint, (str,) if issubclass(hint, str) else (hint,))
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{where} is {value!r}; a value of type {hint.__name__} is expected")
+    return hint(value)

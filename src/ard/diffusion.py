@@ -42,6 +42,13 @@ class Diffusion:
     beta_end: float = 0.02
     """VP: last beta."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no noise process."""
+        if self.num_train_steps < 1:
+            raise InputError(f"num_train_steps is {self.num_train_steps}; at least 1 is needed")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise InputError(f"beta_start {self.beta_start} and beta_end {self.beta_end} must rise between 0 and 1")
+
     @property
     def max_time(self) -> float:
         """The time of pure noise: `num_train_steps` for VP, 1 for FLOW."""
@@ -90,7 +97,9 @@ class Diffusion:
             raise InputError(f"{num_teacher_steps} teacher steps: allowed are 1 to {self.num_train_steps}")
         if self.kind is DiffusionKind.FLOW:
             return tuple(1 - step / num_teacher_steps for step in range(num_teacher_steps + 1))
-        stride = (self.num_train_steps - 1) / max(num_teacher_steps - 1, 1)
+        if num_teacher_steps == 1:
+            return (self.max_time, 0.0)
+        stride = (self.num_train_steps - 1) / (num_teacher_steps - 1)
         return (*(round(index * stride) + 1.0 for index in reversed(range(num_teacher_steps))), 0.0)
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Times:

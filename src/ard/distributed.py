@@ -6,8 +6,3 @@ import os
 def rank_and_world() -> tuple[int, int]:
     """(rank, world size) of this process."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main() -> bool:
-    """Whether this process writes the artefacts that exist once."""
-    return rank_and_world()[0] == 0

@@ -2,16 +2,20 @@
 
 import json
 import os
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
 from ard.errors import InputError
 
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Publish `data` at `path`; a reader sees the old file or the new one, never a part. A full disk leaves the old."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -26,7 +30,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left aside in `folder`; the files of writers that still run are left alone."""
-    for aside in folder.glob(".*.tmp"):
+    for aside in folder.glob(f".*.{_HOST}.*.tmp"):
         writer = aside.suffixes[-2].lstrip(".")
         if writer.isdigit() and not _is_running(int(writer)):
             aside.unlink(missing_ok=True)

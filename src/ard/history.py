@@ -99,7 +99,7 @@ class KVCache:
         self.mask = mask
         self.num_steps = num_steps
         self.num_tokens = num_tokens
-        slots = 0 if mask is HistoryMask.DIAGONAL else num_steps - 1
+        slots = max(mask.readable(step).stop for step in range(num_steps))
         shape = (2, history_blocks, batch, num_heads, slots * num_tokens, head_width)
         self.store = torch.empty(shape, dtype=like.dtype, device=like.device)
 

@@ -44,6 +44,7 @@ DISTILL_PRESETS: dict[str, DistillPreset] = {
     ),
     "ard-paper": _preset("ARD as the paper writes it: x_t, next state, shared softmax", PAPER),
     "step-paper": _preset("step distillation as the paper writes it: x_t, next state", without_history(PAPER)),
+    "kd-paper": _preset("knowledge distillation as the paper writes it", replace(without_history(PAPER), num_steps=1)),
     "ard-x0": _preset("ARD as the authors re-implemented it: x_0_hat, next state", X_0_HAT, learning_rate=3e-3),
     "step-x0": _preset("step distillation, likewise on x_0_hat", without_history(X_0_HAT), learning_rate=3e-3),
 }

@@ -1,8 +1,7 @@
 """What evaluation compares with, made when missing and kept: a classifier and two independent teacher batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,13 +18,14 @@ from ard.evaluation.classifier import (
 )
 from ard.evaluation.evaluate import Row, make_judge, student_row, teacher_row, untrained_row
 from ard.models.student import StateKind
-from ard.models.weights import load_config, save_model
+from ard.models.weights import save_model
 from ard.progress import progress_bar
 from ard.students import StudentCard, check_teacher, load_student
-from ard.teacher import Ode, Teacher, load_teacher, plan_ode
+from ard.teacher import Ode, Teacher, load_teacher, load_teacher_card
 from ard.training.loop import TrainConfig, train
 from ard.training.randomness import batch_ids
 from ard.trajectories.collect import collect, plan_store
+from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
 from ard.types import Latents
 
@@ -83,10 +83,12 @@ def make_teacher_batches(
         (references.evaluation, every_point, both, EVALUATION_SEED),
         (references.reference, ends, both[:1], REFERENCE_SEED),
     ):
+        stored = load_manifest(folder)[0].num if (folder / "manifest.json").exists() else 0
+        num = max(references.num, stored)  # A larger batch serves too: its first rows are used.
         manifest = plan_store(
-            folder, teacher_folder, teacher, ode, kept=kept, states=states, num=references.num, first_seed=first_seed
+            folder, teacher_folder, teacher, ode, kept=kept, states=states, num=num, first_seed=first_seed
         )
-        with progress_bar(references.num, folder.name, unit="traj") as bar:
+        with progress_bar(num, folder.name, unit="traj") as bar:
             collect(folder, manifest, device=device, workers=default_workers(device), progress=bar.update)
 
 
@@ -115,9 +117,10 @@ def evaluate_students(
     everyone = torch.arange(references.num)
     whole = _evaluation_batch(references, students[0][1])
     judge = make_judge(classifier, load_data(teacher.data).images, whole, last.read(everyone).states[:, -1].float())
-    rows, images = [teacher_row(judge, ode, **_training_facts(teacher_folder))], [judge.paired]
-    for num_steps in sorted({card.student.num_steps for _, card in students}):
-        few = plan_ode(teacher, num_teacher_steps=num_steps, guidance=ode.guidance, solver=ode.solver)
+    facts = load_teacher_card(teacher_folder)
+    rows, images = [teacher_row(judge, ode, iterations=facts.iterations, seconds=facts.seconds)], [judge.paired]
+    for tau in sorted({card.tau for _, card in students}, key=len):
+        few = replace(ode, times=tau)
         row, made = untrained_row(judge, teacher, few, whole.states[:, 0].float(), batch_size=batch_size)
         rows.append(row)
         images.append(made)
@@ -133,9 +136,3 @@ def _evaluation_batch(references: References, card: StudentCard) -> TrajectoryBa
     config = card.student
     reader = TrajectoryReader(references.evaluation, state=config.state, num_steps=config.num_steps, grid=card.grid)
     return reader.read(torch.arange(references.num))
-
-
-def _training_facts(teacher_folder: Path) -> dict[str, Any]:
-    """The teacher's iterations and training time; zero for a teacher that was not trained here."""
-    training = load_config(teacher_folder, "teacher").get("training", {})
-    return {"iterations": training.get("iterations", 0), "seconds": training.get("seconds", 0.0)}

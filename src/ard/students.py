@@ -27,6 +27,8 @@ class StudentCard:
     ode: Ode
     """How the teacher solved the trajectories that the student learned from."""
     teacher: TeacherRef
+    recipe: str
+    """A fingerprint of how it was trained, the seed apart: students of one recipe are compared over seeds."""
     iterations: int
     seed: int
     seconds: float
@@ -58,9 +60,7 @@ def save_student(folder: Path, card: StudentCard, weights: StateDict) -> None:
 
 def load_card(folder: Path) -> StudentCard:
     """What the student in `folder` is; InputError when there is none."""
-    plain = load_config(folder, "student")
-    del plain["schema"], plain["kind"]
-    return from_plain(StudentCard, plain, where=str(folder / "config.json"))
+    return from_plain(StudentCard, load_config(folder, "student"), where=str(folder / "config.json"))
 
 
 def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCard]:

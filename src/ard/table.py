@@ -19,19 +19,11 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that differ in their training seed only, together, in order of appearance.
-
-    A row whose seed is in its group already was trained otherwise, in a way that no column shows: it stays apart.
-    """
-    groups: list[list[Row]] = []
+    """Rows that differ in their training seed only, together, in order of appearance."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        alike = (group for group in groups if _identity(group[0]) == _identity(row))
-        fitting = next((group for group in alike if row.seed not in {other.seed for other in group}), None)
-        if fitting:
-            fitting.append(row)
-        else:
-            groups.append([row])
-    return groups
+        groups.setdefault((describe(row), row.recipe), []).append(row)
+    return list(groups.values())
 
 
 def describe(row: Row) -> str:
@@ -65,16 +57,3 @@ def format_rows(rows: Sequence[Row]) -> str:
         "FD: Fréchet distance on classifier features, not FID"
     )
     return "\n".join(lines)
-
-
-def _identity(row: Row) -> tuple[object, ...]:
-    return (
-        row.model,
-        row.num_steps,
-        row.state,
-        row.prediction,
-        row.mask,
-        row.history_blocks,
-        row.history,
-        row.iterations,
-    )

@@ -1,11 +1,12 @@
 """The teacher: a trained network with its guidance, and its probability-flow ODE solved from noise to image."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ard.config import from_plain, to_plain
 from ard.diffusion import Diffusion, Solver, check_solver, ddim_step, solver_output
 from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig
-from ard.models.weights import fingerprint, load_config, load_weights, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
 from ard.types import Labels, Latents, Times, Trajectory
 
 
@@ -57,6 +58,10 @@ class TeacherRef:
     path: str
     """Where the teacher's folder is, seen from the artefact's."""
     data: str
+
+    def folder(self, artefact: Path) -> Path:
+        """The teacher's folder, for an artefact in the folder `artefact`."""
+        return Path(os.path.normpath(artefact / self.path))
 
 
 @dataclass(frozen=True)
@@ -130,24 +135,36 @@ def noise_for_seeds(seeds: range | Tensor, shape: tuple[int, int, int]) -> Laten
     return torch.stack(rows)
 
 
-def save_teacher(
-    folder: Path, network: Transformer, diffusion: Diffusion, *, data: str, training: dict[str, Any]
-) -> None:
-    """Publish a teacher folder; `training` holds facts such as iterations and seconds."""
-    config = {"network": to_plain(network.config), "diffusion": to_plain(diffusion), "data": data, "training": training}
-    save_model(folder, "teacher", config, network.state_dict())
+@dataclass(frozen=True, kw_only=True)
+class TeacherCard:
+    """What a teacher's folder says of it."""
+
+    network: TransformerConfig
+    diffusion: Diffusion
+    data: str
+    iterations: int
+    seed: int
+    seconds: float
+    """Training time."""
+
+
+def save_teacher(folder: Path, card: TeacherCard, weights: StateDict) -> None:
+    """Publish a teacher folder."""
+    save_model(folder, "teacher", to_plain(card), weights)
+
+
+def load_teacher_card(folder: Path) -> TeacherCard:
+    """What the teacher in `folder` is; InputError when there is none."""
+    return from_plain(TeacherCard, load_config(folder, "teacher"), where=str(folder / "config.json"))
 
 
 def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
-    config = load_config(folder, "teacher")
-    where = str(folder / "config.json")
-    shape = from_plain(TransformerConfig, config.get("network"), where=where)
-    diffusion = from_plain(Diffusion, config.get("diffusion"), where=where)
-    network = Transformer(shape).eval().requires_grad_(False)
+    card = load_teacher_card(folder)
+    network = Transformer(card.network).eval().requires_grad_(False)
     load_weights(network, folder / "model.safetensors")
-    identity = fingerprint({"network": config["network"], "diffusion": config["diffusion"]}, network.state_dict())
-    return Teacher(network.to(device), diffusion, config["data"], identity)
+    identity = fingerprint(to_plain([card.network, card.diffusion]), network.state_dict())
+    return Teacher(network.to(device), card.diffusion, card.data, identity)
 
 
 def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, solver: Solver | None = None) -> Ode:
@@ -155,7 +172,7 @@ def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, so
     solver = solver or teacher.diffusion.default_solver
     check_solver(teacher.diffusion, solver)
     channels = teacher.network.config.channels
-    if guidance.cfg_scale < 1:
+    if not 1 <= guidance.cfg_scale < math.inf:
         raise InputError(
             f"cfg_scale is {guidance.cfg_scale}; it multiplies (cond - uncond), so 1 means none: at least 1"
         )

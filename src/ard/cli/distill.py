@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ard.cli.options import print_plan, to_plain_dict
-from ard.config import to_plain
+from ard.config import fingerprint_of, flatten, to_plain
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.history import HistoryMask
@@ -37,7 +37,7 @@ class Distill:
     out: Path
     """Folder of the student."""
     preset: str = "ard"
-    """ard, step, kd; ard-paper, step-paper (the paper's equations); ard-x0, step-x0 (the authors' code)."""
+    """ard, step, kd; ard-paper, step-paper, kd-paper (its equations); ard-x0, step-x0 (the authors' code)."""
     teacher: Path | None = None
     """Folder of the teacher; None: where the store says."""
     grid: tuple[int, ...] = ()
@@ -54,12 +54,16 @@ class Distill:
         """Train and publish."""
         device = resolve_device(self.device)
         manifest, _ = load_manifest(self.trajectories)
-        teacher_folder = self.teacher or self.trajectories / manifest.teacher.path
+        teacher_folder = self.teacher or manifest.teacher.folder(self.trajectories)
         teacher = load_teacher(teacher_folder, device)
         if teacher.hash != manifest.teacher.hash:
             raise InputError(
                 f"the teacher in {teacher_folder} ({teacher.hash}) did not make {self.trajectories} "
                 f"({manifest.teacher.hash}); give the right --teacher"
+            )
+        if self.grid and self.student.num_steps not in {FROM_STORE, len(self.grid) - 1}:
+            raise InputError(
+                f"--num-steps {self.student.num_steps} does not fit --grid, which has {len(self.grid) - 1} steps"
             )
         grid = self.grid or _grid(manifest, self.student.num_steps)
         config = dataclasses.replace(self.student, num_steps=len(grid) - 1)
@@ -89,6 +93,7 @@ class Distill:
             grid=grid,
             ode=manifest.ode,
             teacher=reference,
+            recipe=_recipe(plan),
             iterations=state.step,
             seed=self.train.seed,
             seconds=state.seconds,
@@ -121,6 +126,11 @@ def _grid(manifest: Manifest, num_steps: int) -> tuple[int, ...]:
             raise InputError("the store keeps every teacher point; say how many steps the student has with --num-steps")
         return manifest.kept
     return tuple(manifest.kept[position] for position in manifest.positions(num_steps))
+
+
+def _recipe(plan: dict[str, Any]) -> str:
+    """A fingerprint of everything that decides the weights, apart from the seed."""
+    return fingerprint_of({name: value for name, value in flatten(plan).items() if name != "train.seed"})
 
 
 def _refuse_meaningless(config: StudentConfig, distill: DistillConfig) -> None:

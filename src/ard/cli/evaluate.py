@@ -51,7 +51,7 @@ class Evaluate:
             raise InputError("--student is empty; name at least one student's folder")
         device = resolve_device(self.device)
         cards = [load_card(folder) for folder in self.student]
-        teacher = self.teacher or self.student[0] / cards[0].teacher.path
+        teacher = self.teacher or cards[0].teacher.folder(self.student[0])
         references = references_in(self.references or teacher / "evaluation", num=self.num)
         if self.dry_run:
             return print_plan({"students": cards, "teacher": teacher, "references": references, "device": str(device)})

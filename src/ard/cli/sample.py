@@ -30,10 +30,11 @@ class Sample:
     """Folder of the student."""
     out: Path
     """grid.png, samples.npz or a folder."""
-    labels: str = "0-9"
-    """Labels, such as 0-9 or 3 or 1,4,7."""
-    seeds: str = "0-63"
-    """Seeds, such as 0-63; an image depends on its seed and label only."""
+    labels: str = "all"
+    """Labels, such as 0-9 or 3 or 1,4,7; all: every class."""
+    seeds: str = "1000000-1000063"
+    """Seeds, such as 0-63; an image depends on its seed and label only. The noise of a seed is the same everywhere: the
+    seeds of the training trajectories (from 0 on, unless collected otherwise) give noises that the student has seen."""
     batch_size: int = 64
     """Images drawn together."""
     device: DeviceName = "auto"
@@ -49,7 +50,9 @@ class Sample:
             raise InputError(f"--out {self.out}: allowed are a name ending in .png or .npz, or a folder without a dot")
         device = resolve_device(self.device)
         student, card = load_student(self.student, device)
-        seeds, choices = parse_range(self.seeds, "seeds"), parse_range(self.labels, "labels")
+        seeds = parse_range(self.seeds, "seeds")
+        every = list(range(card.network.num_classes))
+        choices = every if self.labels == "all" else parse_range(self.labels, "labels")
         if unknown := [label for label in choices if label >= card.network.num_classes]:
             last = card.network.num_classes - 1
             raise InputError(f"--labels {self.labels}: label {unknown[0]} is out of range; allowed: 0 to {last}")

@@ -10,7 +10,7 @@ from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.models.transformer import Transformer, initialise, named_config
 from ard.presets import teacher_training
-from ard.teacher import save_teacher
+from ard.teacher import TeacherCard, save_teacher
 from ard.training.loop import TrainConfig, is_finished, train
 from ard.training.randomness import generator_for
 from ard.training.teach import teacher_loss
@@ -64,7 +64,13 @@ class Teach:
         network = initialise(Transformer(shape), generator_for("network", self.train.seed)).to(device)
         loss = teacher_loss(network, self.diffusion, data, self.train, label_dropout=self.label_dropout)
         state = train(network, loss, self.train, self.out, run=plan, description="teach")
-        network.load_state_dict(state.averaged())
-        facts = {"iterations": state.step, "seconds": state.seconds, "seed": self.train.seed}
-        save_teacher(self.out, network, self.diffusion, data=self.data, training=facts)
+        card = TeacherCard(
+            network=shape,
+            diffusion=self.diffusion,
+            data=self.data,
+            iterations=state.step,
+            seed=self.train.seed,
+            seconds=state.seconds,
+        )
+        save_teacher(self.out, card, state.averaged())
         print(f"teacher {self.out}: {state.step} updates in {state.seconds:.0f} s")

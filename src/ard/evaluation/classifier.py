@@ -27,7 +27,7 @@ class Classifier(nn.Module):
             nn.Conv2d(32, 64, 3, padding=1, stride=2),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(64 * (size // 2) ** 2, FEATURES),
+            nn.Linear(64 * (-(-size // 2)) ** 2, FEATURES),
             nn.ReLU(),
         )
         self.head = nn.Linear(FEATURES, num_classes)
@@ -90,8 +90,8 @@ def new_classifier(data: ImageData) -> Classifier:
 def load_classifier(folder: Path, data: str) -> TrainedClassifier:
     """The classifier in `folder`; InputError when it was trained on other data than `data`."""
     config = load_config(folder, "classifier")
-    if config["data"] != data:
-        raise InputError(f"{folder} was trained on {config['data']}, not on {data}")
+    if config.get("data") != data or not isinstance(config.get("test_accuracy"), float):
+        raise InputError(f"{folder} holds a classifier of {config.get('data')}, not of {data}; delete it")
     network = new_classifier(load_data(data)).eval()
     load_weights(network, folder / "model.safetensors")
     return TrainedClassifier(network, data, config["test_accuracy"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ard.config import fingerprint_of
 from ard.evaluation.classifier import TrainedClassifier
 from ard.evaluation.metrics import frechet_distance, precision_recall
 from ard.losses import step_errors
@@ -50,6 +51,8 @@ class Row:
     """Network evaluations per image; guidance counts twice."""
     seed: int | None = None
     """The training seed."""
+    recipe: str | None = None
+    """A fingerprint of the training, the seed apart."""
     iterations: int
     seconds: float
     """Training time."""
@@ -128,7 +131,9 @@ def untrained_row(judge: Judge, teacher: Teacher, ode: Ode, noise: Latents, *, b
     )
     scores = judge.scores(images)
     steps = ode.num_teacher_steps
-    return Row(model="untrained", num_steps=steps, nfe=ode.nfe, iterations=0, seconds=0.0, scores=scores), images
+    recipe = fingerprint_of(ode.times)
+    row = Row(model="untrained", num_steps=steps, nfe=ode.nfe, recipe=recipe, iterations=0, seconds=0.0, scores=scores)
+    return row, images
 
 
 def student_row(
@@ -148,6 +153,7 @@ def student_row(
         history=config.history,
         nfe=config.num_steps,
         seed=card.seed,
+        recipe=card.recipe,
         iterations=card.iterations,
         seconds=card.seconds,
         scores=judge.scores(rolled[:, -1]),

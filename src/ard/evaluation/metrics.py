@@ -37,10 +37,15 @@ def precision_recall(real: Features, generated: OtherFeatures, *, neighbours: in
 
 def _moments(features: Features) -> tuple[Float[Tensor, " feature"], Float[Tensor, "feature feature"]]:
     features = features.double()
-    return features.mean(dim=0), torch.cov(features.T)
+    return features.mean(dim=0), torch.cov(features.T).view(features.shape[1], -1)
 
 
 def _covered(points: Features, *, by: OtherFeatures, neighbours: int) -> Bool[Tensor, " sample"]:
     """Which points lie in the ball of a point of `by` that reaches to its own k-th neighbour."""
-    radius = torch.cdist(by, by).kthvalue(neighbours + 1, dim=1).values  # The nearest is the point itself.
-    return (torch.cdist(points, by) <= radius).any(dim=1)
+    radius = _distances(by, by).kthvalue(neighbours + 1, dim=1).values  # The nearest is the point itself.
+    return (_distances(points, by) <= radius).any(dim=1)
+
+
+def _distances(first: Features, second: OtherFeatures) -> Float[Tensor, "sample other"]:
+    """Euclidean, from differences: the faster way through a matrix product loses digits far from the origin."""
+    return torch.cdist(first.double(), second.double(), compute_mode="donot_use_mm_for_euclid_dist")

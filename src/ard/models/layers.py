@@ -31,18 +31,16 @@ def modulate(x: Tokens, shift: Condition, scale: Condition) -> Tokens:
 class TimestepEmbedder(nn.Module):
     """Sinusoids of the network's time through a two-layer network."""
 
-    frequencies: Tensor
-
     def __init__(self, width: int, *, num_frequencies: int = 256) -> None:
         super().__init__()
-        half = num_frequencies // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.num_frequencies = num_frequencies
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Times) -> Condition:
-        """Cosines first, then sines, as DiT orders them. The angles are taken in float32 or better."""
-        angles = t.unsqueeze(-1) * self.frequencies.to(t.dtype)
+        """Cosines first, then sines, as DiT orders them. The angles have the precision of `t`, not the weights'."""
+        half = self.num_frequencies // 2
+        exponents = torch.arange(half, device=t.device, dtype=t.dtype) / half
+        angles = t.unsqueeze(-1) * torch.exp(-math.log(10000) * exponents)
         weight = next(self.mlp.parameters())
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
 

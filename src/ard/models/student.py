@@ -91,7 +91,7 @@ class Student(nn.Module):
         rows, tau = states.flatten(0, 1), self.tau.to(states.dtype)
         tokens = self.network.embed(rows) + self.step_embedding[steps].unsqueeze(1)
         condition = self.network.condition(self.diffusion.network_time(tau[steps]), label.repeat_interleave(count))
-        tokens = self.network.run_blocks(tokens, condition, _History(self, step, cache))
+        tokens = self.network.run_blocks(tokens, condition, _History(self, step, count, cache))
         output = self.network.unpatchify(self._head(tokens, condition, step, count)).to(states.dtype)
         return self._next_state(rows, output, tau[steps], tau[steps + 1]).unflatten(0, (batch, count))
 
@@ -127,8 +127,8 @@ class Student(nn.Module):
 class _History:
     """Attention with history in the lowest N blocks, plain self-attention above (Section 3.2)."""
 
-    def __init__(self, student: Student, step: int, cache: KVCache | None) -> None:
-        self.student, self.step, self.cache = student, step, cache
+    def __init__(self, student: Student, step: int, count: int, cache: KVCache | None) -> None:
+        self.student, self.step, self.count, self.cache = student, step, count, cache
 
     def __call__(self, block: int, q: Heads, k: Heads, v: Heads) -> Heads:
         config = self.student.config
@@ -140,8 +140,7 @@ class _History:
             output = attend(q, k, v, *self.cache.read(block, self.step), gate)
             self.cache.write(block, self.step, k, v)
             return output
-        unfold = (-1, config.num_steps)
-        heads = (x.unflatten(0, unfold) for x in (q, k, v))
+        heads = (x.unflatten(0, (-1, self.count)) for x in (q, k, v))
         return attend_all_steps(*heads, mask=config.mask, gates=gates).flatten(0, 1)
 
 

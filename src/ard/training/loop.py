@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ard.config import differences
 from ard.errors import InputError
 from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.progress import progress_bar
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
+
+_HOUSEKEEPING = frozenset({"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})  # Change no bit.
 
 
 class Schedule(StrEnum):
@@ -28,7 +31,7 @@ class Schedule(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained. The defaults suit the embedded data; the paper-size presets set their own."""
+    """How a network is trained. The defaults suit the embedded data."""
 
     iterations: int = 900
     """Number of updates."""
@@ -135,6 +138,8 @@ def is_finished(folder: Path, run: dict[str, Any]) -> bool:
     """Whether `folder` holds the published result of this very run; InputError when it holds another run."""
     if not (folder / "config.json").exists():
         return False
+    if not (folder / "run.json").exists():
+        raise InputError(f"{folder} holds a model and no run.json that says how it was made; choose another --out")
     _claim(folder, run)
     return True
 
@@ -143,13 +148,7 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
     """Mark `folder` as this run's; InputError that names the difference when it is another's."""
     path = folder / "run.json"
     if path.exists():
-        stored = read_json(path)
-        changes = [
-            f"{key} {stored.get(key)} → {run.get(key)}"
-            for key in sorted(stored | run)
-            if stored.get(key) != run.get(key)
-        ]
-        if changes:
+        if changes := differences(read_json(path), run, ignore=_HOUSEKEEPING):
             raise InputError(f"{folder} holds another run ({'; '.join(changes)}); choose another --out or delete it")
         remove_leftovers(folder)
         remove_leftovers(folder / "checkpoints")
@@ -182,8 +181,8 @@ class _Log:
         self.sums.clear()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise InputError(
-                f"the loss is {loss} and the gradient norm {norm} at update {state.step}; the checkpoint before it is "
-                "kept: try a lower --learning-rate, in another --out"
+                f"the loss is {loss} and the gradient norm {norm} at update {state.step}; the last checkpoint, if "
+                "there is one, is kept: try a lower --learning-rate, in another --out"
             )
         line = {
             "step": state.step,

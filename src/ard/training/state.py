@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from ard.errors import InputError
 from ard.files import write_atomically
-from ard.models.weights import StateDict, read_weights, to_bytes
+from ard.models.weights import StateDict, checksum, read_weights, to_bytes
 
 
 @dataclass
@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> None:
     tensors |= {f"average.{name}": value for name, value in state.averaged().items()}
     for index, values in state.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
-    metadata = {"ard": json.dumps({"step": state.step, "seconds": state.seconds})}
+    metadata = {"ard": json.dumps({"step": state.step, "seconds": state.seconds, "crc32": checksum(tensors)})}
     write_atomically(folder / f"step-{state.step:07d}.safetensors", to_bytes(tensors, metadata))
     if keep:
         for path in checkpoints(folder)[:-keep]:
@@ -67,6 +67,8 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     try:
         with safe_open(path, "pt") as file:
             note = json.loads(file.metadata()["ard"])
+        if note["crc32"] != checksum(tensors):
+            raise InputError(f"{path} is damaged: its checksum does not match; delete it to go on from the one before")
         state.module.load_state_dict(_part(tensors, "model."))
         average = _part(tensors, "average.")
         for (name, _), value in zip(state.module.named_parameters(), state.average, strict=True):

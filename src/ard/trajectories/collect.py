@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ard.distributed import is_main, rank_and_world
+from ard.distributed import rank_and_world
 from ard.errors import InputError
 from ard.files import remove_leftovers
 from ard.models.student import StateKind
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
-from ard.trajectories.reader import file_checksum, is_published
+from ard.trajectories.reader import is_published
 from ard.trajectories.shards import open_shard, write_shard
 
 Progress = Callable[[int], None]  # Told how many trajectories have just been published.
@@ -62,8 +62,8 @@ def plan_store(
     for name, value in {"num": num, "shard_size": shard_size, "batch_size": batch_size}.items():
         if value < 1:
             raise InputError(f"{name} is {value}; at least 1 is needed")
-    if first_seed < 0:
-        raise InputError(f"seed is {first_seed}; it cannot be negative")
+    if not 0 <= first_seed < 10**18:
+        raise InputError(f"seed is {first_seed}; allowed: 0 to below 10^18")
     shape = teacher.network.config
     return Manifest(
         teacher=reference_to(teacher, teacher_folder, seen_from=folder),
@@ -85,7 +85,7 @@ def finish(folder: Path, manifest: Manifest) -> None:
     """Write the checksums into the manifest once every shard is there."""
     if all(is_published(folder, manifest, shard) for shard in range(manifest.num_shards)):
         shards = [open_shard(folder / shard_name(shard)) for shard in range(manifest.num_shards)]
-        save_manifest(folder, manifest, {shard.path.name: file_checksum(shard) for shard in shards})
+        save_manifest(folder, manifest, {shard.path.name: shard.header_crc for shard in shards})
 
 
 def _prepare(folder: Path, manifest: Manifest) -> None:
@@ -95,19 +95,18 @@ def _prepare(folder: Path, manifest: Manifest) -> None:
         stored, checksums = load_manifest(folder)
         check_same(folder, stored, manifest)
         if stored == manifest and checksums:
-            return
+            return remove_leftovers(folder)
     elif folder.is_dir() and any(folder.glob("*.safetensors")):
         raise InputError(f"{folder} holds other files and no manifest.json; choose another --out")
-    if is_main():
-        save_manifest(folder, manifest, {})
-        remove_leftovers(folder)
+    save_manifest(folder, manifest, {})
+    remove_leftovers(folder)
 
 
 def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> int:
     """Make and publish one shard; returns its number of trajectories."""
     if device.type == "cpu":
         torch.set_num_threads(1)
-    teacher = _load_once(folder / manifest.teacher.path, device)
+    teacher = _load_once(manifest.teacher.folder(folder), device)
     seeds, size = manifest.seeds(shard), manifest.batch_size
     batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
     write_shard(folder / shard_name(shard), _shard_tensors(manifest, seeds, batches), manifest.identity)
@@ -120,9 +119,10 @@ def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.dev
     noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
     label = torch.tensor(seeds, device=device) % manifest.num_classes
     solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
-    if not solution.x_t.isfinite().all():
-        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number states")
-    return Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
+    stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
+    if not all(states.isfinite().all() for states in stored):
+        raise InputError(f"the teacher {manifest.teacher.path} yields states that are no numbers in {manifest.dtype}")
+    return stored
 
 
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:

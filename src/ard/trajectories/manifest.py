@@ -1,12 +1,9 @@
 """What a trajectory store says of itself: which teacher made it, how, which points it keeps, and its shards."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ard.config import from_plain, to_plain
+from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.files import read_json, write_json
@@ -15,7 +12,7 @@ from ard.teacher import Ode, TeacherRef
 from ard.timegrid import check_indices, uniform_indices
 
 SCHEMA = 1
-_FREE = {"num", "teacher.path"}  # A store may grow or move.
+_FREE = frozenset({"num", "teacher.path"})  # A store may grow or move.
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -56,8 +53,7 @@ class Manifest:
     @property
     def identity(self) -> str:
         """A fingerprint that every shard carries, so that a foreign one is found."""
-        plain = {name: value for name, value in _flat(to_plain(self)).items() if name not in _FREE}
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of({name: value for name, value in flatten(to_plain(self)).items() if name not in _FREE})
 
     def positions(self, num_steps: int, grid: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Where the S + 1 states of a student are among the kept points; InputError when they are not all kept."""
@@ -80,11 +76,8 @@ def shard_name(shard: int) -> str:
 
 def check_same(folder: Path, stored: Manifest, wanted: Manifest) -> None:
     """InputError that names every difference, when `folder` holds other trajectories than are asked for."""
-    old, new = _flat(to_plain(stored)), _flat(to_plain(wanted))
-    changes = [f"{key} {old.get(key)} → {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
-    changes = [change for change in changes if change.split()[0] not in _FREE]
-    if changes:
-        raise InputError(f"{folder} holds other trajectories ({'; '.join(changes)}); choose another --out")
+    if changes := differences(to_plain(stored), to_plain(wanted), ignore=_FREE):
+        raise InputError(f"{folder} holds other trajectories ({'; '.join(changes)}); choose another folder")
     if stored.num > wanted.num:
         raise InputError(f"{folder} holds {stored.num} trajectories, more than the {wanted.num} asked for")
 
@@ -102,17 +95,10 @@ def load_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
     plain = read_json(path)
     if plain.pop("schema", None) != SCHEMA:
         raise InputError(f"{path} has another schema than {SCHEMA}, which this version of ard reads")
-    checksums = plain.pop("shards", {})
+    checksums = plain.pop("shards", None)
+    if not isinstance(checksums, dict):
+        raise InputError(f"{path}: shards is {checksums!r}; an object with a checksum per shard is expected")
     return from_plain(Manifest, plain, where=str(path)), checksums
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one level, with dotted names."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
-    }
 
 
 def _commas(values: tuple[int, ...] | list[int]) -> str:

@@ -84,8 +84,8 @@ def verify(folder: Path) -> list[str]:
             problems.append(str(error))
             continue
         damaged = shard.damaged()
-        problems += [f"{shard.path} is damaged: {name} does not match its checksum" for name in damaged]
-        if checksums and checksums.get(shard.path.name) != file_checksum(shard) and not damaged:
+        problems += [f"{shard.path} is damaged: {name} does not match its checksum{REPAIR}" for name in damaged]
+        if checksums and checksums.get(shard.path.name) != shard.header_crc and not damaged:
             problems.append(f"{shard.path} is foreign: the manifest has another checksum for it")
         if any(not shard.read(state).isfinite().all() for state in manifest.states):
             problems.append(f"{shard.path} holds infinite or not-a-number values")
@@ -111,11 +111,6 @@ def is_published(folder: Path, manifest: Manifest, shard: int) -> bool:
     if found.identity != manifest.identity:
         raise InputError(f"{path} is foreign: it belongs to other trajectories; move it away")
     return found.rows == manifest.rows(shard)
-
-
-def file_checksum(shard: Shard) -> str:
-    """One checksum for a shard, made of its tensors' checksums."""
-    return "-".join(shard.crc[name] for name in sorted(shard.crc))
 
 
 def _checked(folder: Path, manifest: Manifest, index: int) -> Shard:

@@ -33,6 +33,8 @@ class Shard:
     path: Path
     identity: str
     crc: dict[str, str]
+    header_crc: str
+    """Checksum of the header, which holds all other checksums."""
     tensors: dict[str, tuple[torch.dtype, tuple[int, ...], int]]
     """Name to (dtype, shape, offset in the file)."""
 
@@ -60,34 +62,37 @@ class Shard:
 def open_shard(path: Path) -> Shard:
     """Read and check a shard's header; InputError when the file is missing, empty, torn or no shard of ours."""
     try:
-        header, metadata, start = _read_header(path)
+        header, metadata, start, header_crc = _read_header(path)
         note = json.loads(metadata["ard"])
         tensors = {
             name: (_TORCH_DTYPES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0])
             for name, entry in header.items()
         }
-        shard = Shard(path, note["identity"], note["crc32"], tensors)
-        if not shard.rows:
-            raise InputError(f"{path} is empty{REPAIR}")
+        shard = Shard(path, note["identity"], note["crc32"], header_crc, tensors)
+    except InputError:
+        raise
     except FileNotFoundError:
-        raise InputError(f"{path} is missing{REPAIR}") from None
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+        raise InputError(f"{path} is missing; run the same ard collect command again") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise InputError(f"{path} is no trajectory shard{REPAIR}") from None
+    if not shard.rows:
+        raise InputError(f"{path} is empty{REPAIR}")
     return shard
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    """(tensor entries, metadata, where tensor data starts), checked against the file's size."""
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int, str]:
+    """(tensor entries, metadata, where tensor data starts, the header's checksum), checked against the file's size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, 1 << 24):
             raise InputError(f"{path} is damaged: its header is cut off{REPAIR}")
-        header = json.loads(file.read(length))
+        data = file.read(length)
+    header = json.loads(data)
     metadata = header.pop("__metadata__", {})
     if size != 8 + length + max(entry["data_offsets"][1] for entry in header.values()):
         raise InputError(f"{path} is damaged: its size does not match its header{REPAIR}")
-    return header, metadata, 8 + length
+    return header, metadata, 8 + length, f"{zlib.crc32(data):08x}"
 
 
 def _bytes_of(tensor: Tensor) -> Bytes:
