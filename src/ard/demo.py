@@ -17,14 +17,16 @@ import torch
 
 import ard
 from ard.config import to_plain
+from ard.datasets import load_data
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.evaluation.evaluate import Row
+from ard.figures import require_matplotlib
 from ard.files import read_json, write_atomically, write_json
 from ard.models.student import Prediction
 from ard.pictures import labelled_sheet, png_bytes, to_pixels
 from ard.presets import NUM_TEACHER_STEPS
-from ard.references import EVALUATION_SEED, REFERENCE_SEED, evaluate_students, references_in
+from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, evaluate_students, references_in
 from ard.report import Report, write_report
 from ard.table import describe, format_rows, merge_seeds
 from ard.timegrid import uniform_indices
@@ -39,7 +41,7 @@ class DemoConfig:
     """S of the step-distillation and ARD students."""
     num_seeds: int = 2
     """Training seeds per student, for the spread."""
-    num: int = 3000
+    num: int = 4000
     """Training trajectories."""
     num_evaluation: int = 1500
     """Images per model in the evaluation."""
@@ -55,6 +57,10 @@ class DemoConfig:
         for name in ("num_steps", "num_seeds", "num", "teacher_iterations", "student_iterations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.num_evaluation < MIN_SAMPLES:
+            raise InputError(f"num_evaluation is {self.num_evaluation}; at least {MIN_SAMPLES} are needed")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it cannot be negative")
         uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
 
 
@@ -104,7 +110,13 @@ def plan(config: DemoConfig) -> list[tuple[str, list[Stage]]]:
 
 
 def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) -> None:
-    """Run what is missing, evaluate, print the table and write results.json and report.html into `out`."""
+    """Run what is missing, evaluate, print the table and write results.json and report.html into `out`.
+
+    What the last stage needs is asked for before the first one starts.
+    """
+    resolve_device(device)
+    load_data("digits")
+    require_matplotlib()
     started = time.monotonic()
     groups = plan(config)
     record, ran = _Record(out), 0

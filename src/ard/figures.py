@@ -50,11 +50,18 @@ def plot(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, who
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
-def _pyplot() -> Any:
+def require_matplotlib() -> None:
+    """MissingExtraError unless matplotlib is installed; a long run asks before it starts."""
     try:
-        import matplotlib as mpl
+        import matplotlib as mpl  # noqa: F401
     except ImportError:
         raise MissingExtraError("matplotlib", "demo") from None
+
+
+def _pyplot() -> Any:
+    require_matplotlib()
+    import matplotlib as mpl
+
     mpl.use("agg")
     mpl.rcParams.update({"svg.hashsalt": "ard", "svg.fonttype": "none", "font.size": 10})
     from matplotlib import pyplot as plt

@@ -31,6 +31,7 @@ from ard.types import Latents
 
 EVALUATION_SEED = 10_000_000  # Far from the seeds that training uses.
 REFERENCE_SEED = 20_000_000
+MIN_SAMPLES = 100  # Fewer say nothing about 64 features.
 SHOWN = 16  # How many noises the pictures show.
 
 

@@ -7,7 +7,7 @@ from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import write_json
-from ard.references import evaluate_students, references_in
+from ard.references import MIN_SAMPLES, evaluate_students, references_in
 from ard.students import load_card
 from ard.table import format_rows
 
@@ -45,8 +45,8 @@ class Evaluate:
         for name in ("num", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if self.num < 100:
-            raise InputError(f"num is {self.num}; fewer than 100 images say nothing about 64 features")
+        if self.num < MIN_SAMPLES:
+            raise InputError(f"num is {self.num}; at least {MIN_SAMPLES} images are needed")
         if not self.student:
             raise InputError("--student is empty; name at least one student's folder")
         device = resolve_device(self.device)

@@ -91,7 +91,7 @@ def load_classifier(folder: Path, data: str) -> TrainedClassifier:
     """The classifier in `folder`; InputError when it was trained on other data than `data`."""
     config = load_config(folder, "classifier")
     if config.get("data") != data or not isinstance(config.get("test_accuracy"), float):
-        raise InputError(f"{folder} holds a classifier of {config.get('data')}, not of {data}; delete it")
+        raise InputError(f"{folder} was trained on {config.get('data')}, not on {data}; delete it")
     network = new_classifier(load_data(data)).eval()
     load_weights(network, folder / "model.safetensors")
     return TrainedClassifier(network, data, config["test_accuracy"])

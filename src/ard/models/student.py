@@ -141,7 +141,9 @@ class _History:
             self.cache.write(block, self.step, k, v)
             return output
         heads = (x.unflatten(0, (-1, self.count)) for x in (q, k, v))
-        return attend_all_steps(*heads, mask=config.mask, gates=gates).flatten(0, 1)
+        return attend_all_steps(*heads, mask=config.mask, gates=None if gates is None else gates[: self.count]).flatten(
+            0, 1
+        )
 
 
 def _resolve(config: StudentConfig, *, depth: int, num_states: int) -> StudentConfig:

@@ -121,7 +121,7 @@ def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.dev
     solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
     stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
     if not all(states.isfinite().all() for states in stored):
-        raise InputError(f"the teacher {manifest.teacher.path} yields states that are no numbers in {manifest.dtype}")
+        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
     return stored
 
 

@@ -69,13 +69,14 @@ def open_shard(path: Path) -> Shard:
             for name, entry in header.items()
         }
         shard = Shard(path, note["identity"], note["crc32"], header_crc, tensors)
+        rows = shard.rows
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run the same ard collect command again") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise InputError(f"{path} is no trajectory shard{REPAIR}") from None
-    if not shard.rows:
+    if not rows:
         raise InputError(f"{path} is empty{REPAIR}")
     return shard
 
