@@ -54,6 +54,17 @@ def test_the_betas_ends_are_options() -> None:
     torch.testing.assert_close(alpha**2, torch.tensor([1.0, 0.5, 0.125], dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("beta_start", "beta_end"), [(0.0, 0.02), (-0.1, 0.02), (0.03, 0.02), (1e-4, 1.0)])
+def test_betas_that_make_no_noise_process_are_refused(beta_start: float, beta_end: float) -> None:
+    with pytest.raises(InputError, match=f"beta_start {beta_start} and beta_end {beta_end}"):
+        Diffusion(kind=VP, beta_start=beta_start, beta_end=beta_end)
+
+
+def test_a_diffusion_without_times_is_refused() -> None:
+    with pytest.raises(InputError, match="num_train_steps is 0"):
+        Diffusion(num_train_steps=0)
+
+
 def test_vp_preserves_the_variance() -> None:
     alpha, sigma = Diffusion(kind=VP).alpha_sigma(torch.arange(1001, dtype=torch.float64))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), rtol=1e-12, atol=0)
@@ -202,13 +213,12 @@ def test_flow_training_times_lie_in_the_unit_interval_and_three_percent_are_one(
     assert abs(float((t == 1).double().mean()) - 0.03) < 0.004
 
 
-def test_flow_training_times_are_logit_normal_with_a_uniform_tenth() -> None:
-    t = Diffusion(kind=FLOW).sample_times(40_000, torch.Generator().manual_seed(0))
-    logits = torch.logit(t[t < 1].double())
-    for at in (-3.0, -1.0, 0.0, 1.0, 3.0):
-        normal, uniform = NormalDist(sigma=1.2).cdf(at), 1 / (1 + np.exp(-at))
-        wanted = (0.87 * normal + 0.10 * uniform) / 0.97
-        assert abs(float((logits < at).double().mean()) - wanted) < 0.01
+@pytest.mark.parametrize(("at", "tolerance"), [(-5.0, 2e-4), (-1.0, 4e-3), (0.0, 4e-3), (1.0, 4e-3), (5.0, 2e-4)])
+def test_flow_training_times_are_logit_normal_with_a_uniform_tenth(at: float, tolerance: float) -> None:
+    t = Diffusion(kind=FLOW).sample_times(400_000, torch.Generator().manual_seed(0))
+    below = float((torch.logit(t[t < 1].double()) < at).double().mean())
+    normal, uniform = NormalDist(sigma=1.2).cdf(at), 1 / (1 + np.exp(-at))
+    assert below == pytest.approx((0.87 * normal + 0.10 * uniform) / 0.97, abs=tolerance)
 
 
 @pytest.mark.parametrize("kind", KINDS)

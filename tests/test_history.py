@@ -122,9 +122,12 @@ def test_step_by_step_from_the_cache_equals_all_steps_at_once(mask: HistoryMask,
         torch.testing.assert_close(output, wanted[:, step], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 5])
-def test_the_cache_has_a_slot_for_every_step_but_the_last(num_steps: int) -> None:
-    assert make_cache(CAUSAL, num_steps).store.shape == (2, 2, 5, 2, (num_steps - 1) * 3, 4)
+@pytest.mark.parametrize(
+    ("mask", "num_steps", "slots"),
+    [(CAUSAL, 1, 0), (CAUSAL, 2, 1), (CAUSAL, 5, 4), (WINDOW, 5, 4), (ANCHOR, 1, 0), (ANCHOR, 5, 1), (DIAGONAL, 5, 0)],
+)
+def test_the_cache_has_a_slot_up_to_the_last_step_that_is_read(mask: HistoryMask, num_steps: int, slots: int) -> None:
+    assert make_cache(mask, num_steps).store.shape == (2, 2, 5, 2, slots * 3, 4)
 
 
 @pytest.mark.parametrize("mask", HistoryMask)

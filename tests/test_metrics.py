@@ -122,6 +122,14 @@ def test_a_collapsed_generator_has_high_precision_and_low_recall() -> None:
     assert recall < 0.05
 
 
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_generator_that_repeats_one_real_image_recalls_that_one_only(offset: float) -> None:
+    real = normal(80, 16).float() + offset
+    precision, recall = precision_recall(real, real[:1].repeat(80, 1))
+    assert precision == 1
+    assert recall == pytest.approx(1 / 80)
+
+
 def test_a_generator_that_scatters_has_low_precision_and_high_recall() -> None:
     real = 0.1 * normal(200, 4)
     precision, recall = precision_recall(real, 2 * normal(200, 4, seed=1))

@@ -47,6 +47,7 @@ def test_a_given_beginning_is_kept_and_continued_as_the_student_would_with_that_
     student, given = make_student(num_steps=4, mask=mask, history=history), make_latents(2, known)
     trajectory = continue_trajectory(student, given, label=LABEL)
     assert torch.equal(trajectory[:, :known], given)
+    assert not trajectory.requires_grad
     torch.testing.assert_close(trajectory, roll_out_masked(student, given, LABEL), rtol=1e-10, atol=1e-10)
 
 

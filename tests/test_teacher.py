@@ -287,8 +287,8 @@ def test_drawing_a_noise_leaves_the_global_generator_alone() -> None:
 # What is refused.
 
 
-@pytest.mark.parametrize("cfg_scale", [0.5, 0.0, -1.0])
-def test_a_scale_below_one_is_refused(cfg_scale: float, make_teacher: MakeTeacher) -> None:
+@pytest.mark.parametrize("cfg_scale", [0.5, 0.0, -1.0, math.inf, math.nan])
+def test_a_scale_that_is_no_number_from_one_on_is_refused(cfg_scale: float, make_teacher: MakeTeacher) -> None:
     with pytest.raises(InputError, match=rf"cfg_scale is {cfg_scale}.*1 means none"):
         plan_ode(make_teacher(), num_teacher_steps=4, guidance=Guidance(cfg_scale=cfg_scale))
 

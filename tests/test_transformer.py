@@ -224,7 +224,14 @@ def test_an_unknown_name_is_refused_with_the_allowed_ones(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"patch_size": 3}, "patch size 3.*8"), ({"width": 18}, "width 18"), ({"width": 20, "num_heads": 3}, "3 heads")],
+    [
+        ({"patch_size": 3}, "patch size 3.*8"),
+        ({"width": 18}, "width 18"),
+        ({"width": 20, "num_heads": 3}, "3 heads"),
+        ({"depth": 0}, "depth is 0"),
+        ({"num_heads": 0}, "num_heads is 0"),
+        ({"patch_size": -2}, "patch_size is -2"),
+    ],
 )
 def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, int], named: str, make_network: MakeNetwork) -> None:
     with pytest.raises(InputError, match=named):

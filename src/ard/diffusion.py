@@ -63,9 +63,9 @@ class Diffusion:
         """The signal's and the noise's coefficient at `t`, in t's dtype."""
         if self.kind is DiffusionKind.FLOW:
             return 1 - t, t
-        table = _alpha_bar(self.num_train_steps, self.beta_start, self.beta_end).to(t.device)
-        alpha_bar = table[t.round().long()]
-        return alpha_bar.sqrt().to(t.dtype), (1 - alpha_bar).sqrt().to(t.dtype)
+        alpha, sigma = _vp_table(self.num_train_steps, self.beta_start, self.beta_end, t.dtype, t.device)
+        index = t.round().long()
+        return alpha[index], sigma[index]
 
     def network_time(self, t: Times) -> Times:
         """What the network's time embedding is fed. VP counts its 1000 noisy times from 0, as DiT does."""
@@ -150,10 +150,13 @@ def check_solver(diffusion: Diffusion, solver: Solver) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _alpha_bar(num_train_steps: int, beta_start: float, beta_end: float) -> Tensor:
-    """alpha-bar at the times 0 … num_train_steps, in float64; time 0 is the clean image."""
+def _vp_table(
+    num_train_steps: int, beta_start: float, beta_end: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """alpha and sigma at the times 0 … num_train_steps, computed in float64; time 0 is the clean image."""
     betas = torch.linspace(beta_start, beta_end, num_train_steps, dtype=torch.float64)
-    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
+    return alpha_bar.sqrt().to(dtype).to(device), (1 - alpha_bar).sqrt().to(dtype).to(device)
 
 
 def _per_row(value: Times, like: Latents) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ard.cli import run
+from ard.files import write_atomically
 
 CPU = ["--device", "cpu"]
 TEACH = ["--model", "tiny/4", "--iterations", 20, "--batch-size", 16, "--warmup", 0, "--ema-decay", 0.5, *CPU]
@@ -146,6 +147,31 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in {"RANK", "WORLD_SIZE"}} | {
         "OMP_NUM_THREADS": "1"
     }
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that is no more."""
+    process = Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def leftover(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], Path]:
+    """Leave in a folder what a writer with this process number leaves of manifest.json when it is killed."""
+
+    def leave(folder: Path, writer: int) -> Path:
+        names: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: names.extend(path.name for path in (folder / "new").iterdir()))
+            write_atomically(folder / "new" / "manifest.json", b"half")
+        shutil.rmtree(folder / "new")
+        path = folder / names[0].replace(str(os.getpid()), str(writer))
+        path.write_bytes(b"half")
+        return path
+
+    return leave
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ REFUSALS = {
     "S below 1": ("distill --trajectories store --num-steps 0 --out {new}", "num_steps is 0; at least 1"),
     "S that contradicts the grid": (
         "distill --trajectories store --num-steps 4 --grid 0 6 12 --iterations 1 --out {new}",
-        "num_steps is 4, but the grid has 2 steps",
+        "--num-steps 4 does not fit --grid, which has 2 steps",
     ),
     "S larger than the teacher's": ("collect --teacher teacher --num-steps 48 --out {new}", "48 student steps"),
     "grid that does not rise": ("distill --trajectories store --grid 0 6 3 12 --out {new}", "grid 0,6,3,12 must rise"),
@@ -140,8 +140,6 @@ REFUSALS = {
     "guidance that is no number": ("collect --teacher teacher --cfg-scale nan --num 1 --out {new}", "cfg_scale is nan"),
     "guidance of too many channels": ("collect --teacher teacher --cfg-channels 2 --out {new}", "cfg_channels is 2"),
     "ddim for flow": ("collect --teacher teacher --solver ddim --out {new}", "solver ddim does not fit"),
-    "demo, no seeds": ("demo --out {new} --num-seeds 0", "num_seeds is 0"),
-    "demo, negative jobs": ("demo --out {new} --jobs -1", "jobs is -1"),
 }
 
 
@@ -173,6 +171,49 @@ class TestMachine:
         monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
         line = refused("teach", "--out", tmp_path / "new")
         assert "scikit-learn" in line
+        assert "[demo]" in line
+
+
+class TestDemo:
+    """The demo tells what is wrong before it works for minutes."""
+
+    @pytest.fixture(autouse=True)
+    def _idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ard.demo.run_stages", lambda *_, **__: pytest.fail("the work was begun"))
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ("--num-seeds 0", "num_seeds is 0"),
+            ("--jobs -1", "jobs is -1"),
+            ("--student-iterations 0", "student_iterations is 0"),
+            ("--num-evaluation 99", "num_evaluation is 99"),
+            ("--num-steps 5", "5 student steps do not divide"),
+            ("--seed -1", "seed is -1"),
+            ("--device cuda", "device cuda is not available"),
+        ],
+    )
+    def test_options_that_cannot_be_meant(
+        self, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, options: str, words: str
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert words in refused("demo", "--out", tmp_path / "new", *options.split())
+
+    @pytest.mark.parametrize(
+        ("modules", "package"), [(("matplotlib",), "matplotlib"), (("sklearn", "sklearn.datasets"), "scikit-learn")]
+    )
+    def test_a_package_that_is_not_installed(
+        self,
+        tmp_path: Path,
+        refused: Refused,
+        monkeypatch: pytest.MonkeyPatch,
+        modules: tuple[str, ...],
+        package: str,
+    ) -> None:
+        for module in modules:
+            monkeypatch.setitem(sys.modules, module, None)
+        line = refused("demo", "--out", tmp_path / "new")
+        assert package in line
         assert "[demo]" in line
 
 

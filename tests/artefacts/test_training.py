@@ -219,7 +219,7 @@ class TestFormulas:
         published = load_file(toys / "student" / "model.safetensors")
         teacher = load_teacher(toys / "teacher", CPU)
         buffers = {name for name, _ in teacher.network.named_buffers()}
-        assert {"pos_embed", "t_embedder.frequencies"} <= buffers
+        assert "pos_embed" in buffers
         assert not {name.removeprefix("network.") for name in published} & {*buffers, "tau"}
 
     def test_what_is_published_is_the_average(self, toys: Path) -> None:
@@ -341,10 +341,14 @@ class TestCheckpoints:
         checkpoints(tmp_path / "checkpoints")[-1].unlink()
         assert same(train_toy(tmp_path), whole)
 
-    def test_a_half_written_checkpoint_of_a_killed_writer_is_not_seen(self, tmp_path: Path) -> None:
+    def test_a_half_written_checkpoint_of_a_killed_writer_is_not_seen(
+        self, tmp_path: Path, leftover: Callable[[Path, int], Path], dead: int
+    ) -> None:
         whole = train_toy(tmp_path)
-        (tmp_path / "checkpoints" / ".step-0000016.safetensors.1.tmp").write_bytes(b"half")
+        half = leftover(tmp_path / "checkpoints", dead)
+        half = half.rename(half.with_name(half.name.replace("manifest.json", "step-0000016.safetensors")))
         assert same(train_toy(tmp_path), whole)
+        assert not half.exists()
 
 
 class TestRefusals:
@@ -355,8 +359,7 @@ class TestRefusals:
     ) -> None:
         line = refused("teach", "--out", toys / "teacher", *teach_options, "--beta2", 0.5)
         assert "teacher holds another run" in line
-        assert "'beta2': 0.99" in line
-        assert "'beta2': 0.5" in line
+        assert "beta2 0.99 → 0.5" in line
         line = refused("distill", "--out", toys / "student", "--trajectories", toys / "grid_store", *distill_options)
         assert "student holds another run" in line
         assert "trajectories" in line

@@ -70,8 +70,9 @@ class Row:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Row":
         """The row that `plain` was made from."""
-        names = [column.name for column in fields(Scores)]
-        return cls(scores=Scores(**{name: plain.pop(name) for name in names}), **plain)
+        names = {column.name for column in fields(Scores)}
+        scores = Scores(**{name: plain[name] for name in names})
+        return cls(scores=scores, **{name: value for name, value in plain.items() if name not in names})
 
 
 @dataclass(frozen=True)

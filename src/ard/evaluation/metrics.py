@@ -23,7 +23,8 @@ def frechet_distance(first: Features, second: OtherFeatures) -> float:
     (mean_1, cov_1), (mean_2, cov_2) = (_moments(features) for features in (first, second))
     # The product of two covariances has real eigenvalues >= 0; rounding may leave small imaginary or negative parts.
     root_trace = torch.linalg.eigvals(cov_1 @ cov_2).real.clamp(min=0).sqrt().sum()
-    return float((mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * root_trace)
+    distance = (mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * root_trace
+    return max(0.0, float(distance))
 
 
 def precision_recall(real: Features, generated: OtherFeatures, *, neighbours: int = 3) -> PrecisionRecall:

@@ -66,7 +66,7 @@ class Student(nn.Module):
         self.config = _resolve(config, depth=network.config.depth, num_states=len(tau))
         self.network = network
         self.diffusion = diffusion
-        self.register_buffer("tau", torch.tensor(tau, dtype=torch.float64), persistent=False)
+        self.register_buffer("tau", torch.tensor(tau), persistent=False)
         self.step_embedding = nn.Parameter(torch.zeros(config.num_steps, network.config.width))
         self.gates = nn.Parameter(
             torch.zeros(self.gated_blocks, config.num_steps, network.config.num_heads), requires_grad=True
