@@ -153,7 +153,7 @@ def check_solver(diffusion: Diffusion, solver: Solver) -> None:
 def _vp_table(
     num_train_steps: int, beta_start: float, beta_end: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at the times 0 … num_train_steps, computed in float64; time 0 is the clean image."""
+    """VP: alpha and sigma at the times 0 … num_train_steps, computed in float64; time 0 is the clean image."""
     betas = torch.linspace(beta_start, beta_end, num_train_steps, dtype=torch.float64)
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
     return alpha_bar.sqrt().to(dtype).to(device), (1 - alpha_bar).sqrt().to(dtype).to(device)
