@@ -151,6 +151,21 @@ class TestEvaluate:
         for name in ("fd_teacher", "fd_real", "paired_mse", "precision", "recall", "accuracy"):
             assert row[name] == pytest.approx(evaluated[0][6][name], rel=1e-3)
 
+    def test_a_smaller_evaluation_takes_a_part_of_a_larger_one(
+        self,
+        evaluated: tuple[list[dict[str, Any]], str],
+        students: dict[str, Path],
+        references: Path,
+        made: Made,
+        tmp_path: Path,
+    ) -> None:
+        copy = shutil.copytree(references, tmp_path / "copy")
+        arguments = ["evaluate", "--student", students["ard"], "--references", copy, "--device", "cpu"]
+        for num in (101, 100):
+            made(*arguments, "--num", num, "--json", tmp_path / "rows.json")
+        row = json.loads((tmp_path / "rows.json").read_text())["rows"][-1]
+        assert row["fd_teacher"] == pytest.approx(evaluated[0][6]["fd_teacher"], rel=1e-3)
+
 
 class TestSample:
     """Images from a student."""

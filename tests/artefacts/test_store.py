@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -235,16 +235,38 @@ def test_verify_names_every_problem(
     assert len(verify(store)) == 3
 
 
-def test_verify_finds_every_flipped_byte_of_a_header(
-    toys: Path, tmp_path: Path, made: Callable[..., str], collect_options: list[object]
-) -> None:
+@pytest.fixture
+def one_shard(toys: Path, tmp_path: Path, made: Callable[..., str], collect_options: list[object]) -> Path:
+    """The only shard of a store of two trajectories."""
     made("collect", "--teacher", toys / "teacher", "--out", tmp_path, *collect_options, "--num", 2, "--num-steps", 1)
-    (path,) = tmp_path.glob("*.safetensors")
+    return tmp_path / "traj-000000.safetensors"
+
+
+def with_header_bytes_flipped(path: Path) -> Iterator[str]:
+    """Change one byte of a shard's header after another; what was changed."""
     whole = path.read_bytes()
-    header = 8 + int.from_bytes(whole[:8], "little")
-    for place in range(header):
+    for place in range(8 + int.from_bytes(whole[:8], "little")):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert verify(tmp_path), f"byte {place}, {whole[place : place + 1]!r}, is changed unnoticed"
+        yield f"byte {place}, {whole[place : place + 1]!r} after {whole[:place][-20:]!r}"
+
+
+def test_verify_finds_every_flipped_byte_of_a_header(one_shard: Path) -> None:
+    for change in with_header_bytes_flipped(one_shard):
+        assert verify(one_shard.parent), f"{change} is not found"
+
+
+def test_a_reader_refuses_a_changed_header_or_reads_what_was_written(one_shard: Path) -> None:
+    whole = TrajectoryReader(one_shard.parent, state=X_T, num_steps=1).read(torch.arange(2))
+    refusals = 0
+    for change in with_header_bytes_flipped(one_shard):
+        try:
+            batch = TrajectoryReader(one_shard.parent, state=X_T, num_steps=1).read(torch.arange(2))
+        except InputError:
+            refusals += 1
+        else:
+            assert torch.equal(batch.states, whole.states), change
+            assert torch.equal(batch.labels, whole.labels), change
+    assert refusals > 100
 
 
 def test_verify_is_content_with_a_whole_store(toys: Path, made: Callable[..., str]) -> None:
