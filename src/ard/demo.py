@@ -19,7 +19,7 @@ import ard
 from ard.config import to_plain
 from ard.datasets import load_data
 from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.evaluation.evaluate import Row
 from ard.figures import require_matplotlib
 from ard.files import read_json, write_atomically, write_json
@@ -47,20 +47,17 @@ class DemoConfig:
     """Images per model in the evaluation."""
     teacher_iterations: int = 1300
     """Updates of the teacher."""
-    student_iterations: int = 900
-    """Updates of every student."""
+    student_iterations: int = 0
+    """Updates of every student; 0: as many as its preset says, equal for both arms of a pair."""
     seed: int = 0
     """Seed of the teacher and first seed of the students."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
-        for name in ("num_steps", "num_seeds", "num", "teacher_iterations", "student_iterations"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if self.num_evaluation < MIN_SAMPLES:
-            raise InputError(f"num_evaluation is {self.num_evaluation}; at least {MIN_SAMPLES} are needed")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it cannot be negative")
+        require_at_least(1, num_steps=self.num_steps, num_seeds=self.num_seeds, num=self.num)
+        require_at_least(1, teacher_iterations=self.teacher_iterations)
+        require_at_least(MIN_SAMPLES, num_evaluation=self.num_evaluation)
+        require_at_least(0, seed=self.seed, student_iterations=self.student_iterations)
         uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
 
 
@@ -86,8 +83,9 @@ def students_of(config: DemoConfig) -> list[Stage]:
         for arm in ARMS:
             steps = 1 if arm == "kd" else config.num_steps
             arguments = ("distill", "--preset", arm, "--trajectories", "OUT/trajectories-train")
-            numbers = ("--num-steps", str(steps), "--iterations", str(config.student_iterations), "--seed", str(seed))
-            stages.append(Stage(f"{arm}-s{steps}-seed{seed}", (*arguments, *numbers)))
+            numbers = ("--num-steps", str(steps), "--seed", str(seed))
+            updates = ("--iterations", str(config.student_iterations)) if config.student_iterations else ()
+            stages.append(Stage(f"{arm}-s{steps}-seed{seed}", (*arguments, *numbers, *updates)))
     return stages
 
 

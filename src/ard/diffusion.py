@@ -11,7 +11,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.types import Latents, Times
 
 
@@ -44,8 +44,7 @@ class Diffusion:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no noise process."""
-        if self.num_train_steps < 1:
-            raise InputError(f"num_train_steps is {self.num_train_steps}; at least 1 is needed")
+        require_at_least(1, num_train_steps=self.num_train_steps)
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(f"beta_start {self.beta_start} and beta_end {self.beta_end} must rise between 0 and 1")
 

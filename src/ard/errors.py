@@ -5,6 +5,13 @@ class InputError(ValueError):
     """A value from outside (option, file, folder) that cannot be used; the message names it and what is allowed."""
 
 
+def require_at_least(minimum: float, **values: float) -> None:
+    """InputError that names the first of `values` that is below `minimum` or not a number."""
+    for name, value in values.items():
+        if not value >= minimum:
+            raise InputError(f"{name} is {value}; at least {minimum} is needed")
+
+
 class MissingExtraError(InputError):
     """An optional package that a command needs is not installed."""
 

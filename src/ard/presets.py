@@ -26,27 +26,34 @@ def without_history(student: StudentConfig) -> StudentConfig:
     return replace(student, mask=HistoryMask.DIAGONAL, history_blocks=0)
 
 
-def _preset(about: str, student: StudentConfig, *, learning_rate: float = 1.5e-3) -> DistillPreset:
-    """A preset for the embedded data; its learning rate was tuned on separate trajectories (docs/log.md)."""
-    train = TrainConfig(learning_rate=learning_rate)
+# For the embedded data; the learning rates were tuned on separate trajectories (docs/log.md).
+ON_X_T = TrainConfig(iterations=1200, learning_rate=1.5e-3)
+IN_ONE_STEP = TrainConfig(iterations=700, learning_rate=1.5e-3)
+ON_X_0_HAT = TrainConfig(iterations=700, learning_rate=3e-3)
+
+
+def _preset(about: str, student: StudentConfig, train: TrainConfig) -> DistillPreset:
     return DistillPreset(about=about, student=student, train=train, distill=DistillConfig())
 
 
 OURS = StudentConfig(num_steps=FROM_STORE)
 PAPER = replace(OURS, prediction=Prediction.NEXT_STATE, history=HistoryAttention.SHARED)
 X_0_HAT = replace(PAPER, state=StateKind.X_0_HAT)
+ONE_STEP = replace(without_history(OURS), num_steps=1)
 
 DISTILL_PRESETS: dict[str, DistillPreset] = {
-    "ard": _preset("ARD: causal mask (M4), gated history in all blocks, solver steps on x_t", OURS),
-    "step": _preset("step distillation (M1): the same without history", without_history(OURS)),
-    "kd": _preset(
-        "knowledge distillation: from noise to image in one step", replace(without_history(OURS), num_steps=1)
+    "ard": _preset("ARD: causal mask (M4), gated history in all blocks, solver steps on x_t", OURS, ON_X_T),
+    "step": _preset("step distillation (M1): the same without history", without_history(OURS), ON_X_T),
+    "kd": _preset("knowledge distillation: from noise to image in one step", ONE_STEP, IN_ONE_STEP),
+    "ard-paper": _preset("ARD as the paper writes it: x_t, next state, shared softmax", PAPER, ON_X_T),
+    "step-paper": _preset("step distillation as the paper writes it: x_t, next state", without_history(PAPER), ON_X_T),
+    "kd-paper": _preset(
+        "knowledge distillation as the paper writes it",
+        replace(ONE_STEP, prediction=Prediction.NEXT_STATE),
+        IN_ONE_STEP,
     ),
-    "ard-paper": _preset("ARD as the paper writes it: x_t, next state, shared softmax", PAPER),
-    "step-paper": _preset("step distillation as the paper writes it: x_t, next state", without_history(PAPER)),
-    "kd-paper": _preset("knowledge distillation as the paper writes it", replace(without_history(PAPER), num_steps=1)),
-    "ard-x0": _preset("ARD as the authors re-implemented it: x_0_hat, next state", X_0_HAT, learning_rate=3e-3),
-    "step-x0": _preset("step distillation, likewise on x_0_hat", without_history(X_0_HAT), learning_rate=3e-3),
+    "ard-x0": _preset("ARD as the authors re-implemented it: x_0_hat, next state", X_0_HAT, ON_X_0_HAT),
+    "step-x0": _preset("step distillation, likewise on x_0_hat", without_history(X_0_HAT), ON_X_0_HAT),
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.files import write_json
 from ard.references import MIN_SAMPLES, evaluate_students, references_in
 from ard.students import load_card
@@ -42,11 +42,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate, print the table, write the JSON."""
-        for name in ("num", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if self.num < MIN_SAMPLES:
-            raise InputError(f"num is {self.num}; at least {MIN_SAMPLES} images are needed")
+        require_at_least(1, batch_size=self.batch_size)
+        require_at_least(MIN_SAMPLES, num=self.num)
         if not self.student:
             raise InputError("--student is empty; name at least one student's folder")
         device = resolve_device(self.device)

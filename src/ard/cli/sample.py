@@ -7,7 +7,7 @@ import torch
 
 from ard.cli.options import parse_range, print_plan
 from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.pictures import save_samples
 from ard.progress import progress_bar
 from ard.sampling import sample
@@ -44,8 +44,7 @@ class Sample:
 
     def run(self) -> None:
         """Draw and write."""
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; at least 1 is needed")
+        require_at_least(1, batch_size=self.batch_size)
         if self.out.suffix not in {".png", ".npz", ""}:
             raise InputError(f"--out {self.out}: allowed are a name ending in .png or .npz, or a folder without a dot")
         device = resolve_device(self.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.models.layers import (
     Attend,
     Block,
@@ -37,9 +37,8 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
-        for name in ("width", "depth", "num_heads", "patch_size", "latent_size", "channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        sizes = ("width", "depth", "num_heads", "patch_size", "latent_size", "channels", "num_classes")
+        require_at_least(1, **{name: getattr(self, name) for name in sizes})
         if self.latent_size % self.patch_size:
             raise InputError(f"patch size {self.patch_size} does not divide the latent size {self.latent_size}")
         if self.width % (2 * self.num_heads) or self.width % 4:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ard.devices import autocast
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.losses import regression_loss
 from ard.models.student import Student
 from ard.sampling import sample
@@ -34,8 +34,7 @@ class DistillConfig:
         for name in ("own_history", "own_history_ramp"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
-        if self.gate_learning_rate_factor < 0:
-            raise InputError(f"gate_learning_rate_factor is {self.gate_learning_rate_factor}; it cannot be negative")
+        require_at_least(0, gate_learning_rate_factor=self.gate_learning_rate_factor)
 
     def own_history_at(self, step: int, iterations: int) -> float:
         """The probability of own history at update `step`: linear growth, then constant."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ard.config import differences
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.progress import progress_bar
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
@@ -33,7 +33,7 @@ class Schedule(StrEnum):
 class TrainConfig:
     """How a network is trained. The defaults suit the embedded data."""
 
-    iterations: int = 900
+    iterations: int = 1200
     """Number of updates."""
     batch_size: int = 32
     """Images or trajectories per update."""
@@ -62,12 +62,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
-        for name in ("iterations", "batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        for name in ("warmup", "keep_checkpoints", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        require_at_least(1, iterations=self.iterations, batch_size=self.batch_size)
+        require_at_least(1, checkpoint_every=self.checkpoint_every, log_every=self.log_every)
+        require_at_least(0, warmup=self.warmup, keep_checkpoints=self.keep_checkpoints)
+        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ard.distributed import rank_and_world
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.files import remove_leftovers
 from ard.models.student import StateKind
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
@@ -59,9 +59,7 @@ def plan_store(
     batch_size: int = 128,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
-    for name, value in {"num": num, "shard_size": shard_size, "batch_size": batch_size}.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; at least 1 is needed")
+    require_at_least(1, num=num, shard_size=shard_size, batch_size=batch_size)
     if not 0 <= first_seed < 10**18:
         raise InputError(f"seed is {first_seed}; allowed: 0 to below 10^18")
     shape = teacher.network.config
