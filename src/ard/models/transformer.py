@@ -57,7 +57,7 @@ class TransformerConfig:
 
 SIZES: dict[str, tuple[int, int, int]] = {
     # name: (depth, width, heads); S to XL are DiT's, Table 1 of Peebles and Xie (2023).
-    "tiny": (6, 64, 2),
+    "tiny": (4, 64, 2),
     "small": (6, 96, 3),
     "DiT-S": (12, 384, 6),
     "DiT-B": (12, 768, 12),
