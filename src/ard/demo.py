@@ -183,7 +183,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
             (fd_step, mse_step, recall_step), (fd_ard, mse_ard, recall_ard) = arm["step"], arm["ard"]
             sentences.append(
                 f"{state}, {prediction}: ARD against step distillation, means over seeds: FD teacher {fd_ard:.2f} "
-                f"against {fd_step:.2f}, paired MSE {mse_ard:.4f} against {mse_step:.4f}, recall {recall_ard:.3f} "
+                f"against {fd_step:.2f}, paired MSE {mse_ard:.5f} against {mse_step:.5f}, recall {recall_ard:.3f} "
                 f"against {recall_step:.3f}."
             )
     return sentences

@@ -27,9 +27,9 @@ def without_history(student: StudentConfig) -> StudentConfig:
 
 
 # For the embedded data; the learning rates were tuned on separate trajectories (docs/log.md).
-ON_X_T = TrainConfig(iterations=1200, learning_rate=1.5e-3)
-IN_ONE_STEP = TrainConfig(iterations=700, learning_rate=1.5e-3)
-ON_X_0_HAT = TrainConfig(iterations=700, learning_rate=3e-3)
+ON_X_T = TrainConfig(iterations=1500, learning_rate=1.5e-3)
+IN_ONE_STEP = TrainConfig(iterations=900, learning_rate=1.5e-3)
+ON_X_0_HAT = TrainConfig(iterations=900, learning_rate=3e-3)
 
 
 def _preset(about: str, student: StudentConfig, train: TrainConfig) -> DistillPreset:

@@ -10,7 +10,7 @@ Column = tuple[str, Callable[[Row], float], str]
 COLUMNS: tuple[Column, ...] = (
     ("FD teacher", lambda row: row.scores.fd_teacher, ".2f"),
     ("FD real", lambda row: row.scores.fd_real, ".1f"),
-    ("paired MSE", lambda row: row.scores.paired_mse, ".4f"),
+    ("paired MSE", lambda row: row.scores.paired_mse, ".5f"),
     ("precision", lambda row: row.scores.precision, ".3f"),
     ("recall", lambda row: row.scores.recall, ".3f"),
     ("accuracy", lambda row: row.scores.accuracy, ".3f"),

@@ -33,7 +33,7 @@ class Schedule(StrEnum):
 class TrainConfig:
     """How a network is trained. The defaults suit the embedded data."""
 
-    iterations: int = 1200
+    iterations: int = 1500
     """Number of updates."""
     batch_size: int = 32
     """Images or trajectories per update."""
