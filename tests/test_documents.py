@@ -33,7 +33,9 @@ def examples(verb: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in re.findall(r"^\s+(ard .*)$", text, re.MULTILINE)]
 
 
-def test_the_readmes_pipeline_runs_in_order(tmp_path, monkeypatch, capsys):
+def test_the_readmes_pipeline_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     commands = readme_commands()
     assert [command[0] for command in commands] == ["teach", "collect", "distill", "distill", "sample", "evaluate"]
@@ -45,7 +47,7 @@ def test_the_readmes_pipeline_runs_in_order(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("verb", cli.COMMANDS)
-def test_every_help_text_has_examples_that_parse(verb):
+def test_every_help_text_has_examples_that_parse(verb: str) -> None:
     commands = examples(verb)
     assert commands
     for command in commands:
@@ -53,7 +55,7 @@ def test_every_help_text_has_examples_that_parse(verb):
         cli.parse(*command[:1], command[1:])
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere():
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 150
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
@@ -61,7 +63,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_overview_names_every_command(capsys):
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {verb} " in shown for verb in cli.COMMANDS)

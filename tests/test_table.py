@@ -49,7 +49,7 @@ def test_every_column_shows_its_own_number() -> None:
     assert shown == {
         "FD teacher": "1.00",
         "FD real": "20.0",
-        "paired MSE": "0.0300",
+        "paired MSE": "0.03000",
         "precision": "0.900",
         "recall": "0.800",
         "accuracy": "0.950",

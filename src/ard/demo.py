@@ -54,10 +54,10 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
-        require_at_least(1, num_steps=self.num_steps, num_seeds=self.num_seeds, num=self.num)
-        require_at_least(1, teacher_iterations=self.teacher_iterations)
-        require_at_least(MIN_SAMPLES, num_evaluation=self.num_evaluation)
-        require_at_least(0, seed=self.seed, student_iterations=self.student_iterations)
+        require_at_least(1, {"num_steps": self.num_steps, "num_seeds": self.num_seeds, "num": self.num})
+        require_at_least(1, {"teacher_iterations": self.teacher_iterations})
+        require_at_least(MIN_SAMPLES, {"num_evaluation": self.num_evaluation})
+        require_at_least(0, {"seed": self.seed, "student_iterations": self.student_iterations})
         uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
 
 

@@ -44,7 +44,7 @@ class Diffusion:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no noise process."""
-        require_at_least(1, num_train_steps=self.num_train_steps)
+        require_at_least(1, {"num_train_steps": self.num_train_steps})
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(f"beta_start {self.beta_start} and beta_end {self.beta_end} must rise between 0 and 1")
 

@@ -1,11 +1,13 @@
 """The one exception a user may meet: a wrong input, told in one line."""
 
+from collections.abc import Mapping
+
 
 class InputError(ValueError):
     """A value from outside (option, file, folder) that cannot be used; the message names it and what is allowed."""
 
 
-def require_at_least(minimum: float, **values: float) -> None:
+def require_at_least(minimum: int, values: Mapping[str, int | float]) -> None:
     """InputError that names the first of `values` that is below `minimum` or not a number."""
     for name, value in values.items():
         if not value >= minimum:

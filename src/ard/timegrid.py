@@ -7,7 +7,7 @@ from ard.errors import InputError, require_at_least
 
 def uniform_indices(num_teacher_steps: int, num_steps: int) -> tuple[int, ...]:
     """S + 1 evenly spaced points of the teacher's grid: tau_s = T s / S (Section 2.2), as indices, noise first."""
-    require_at_least(1, num_steps=num_steps)
+    require_at_least(1, {"num_steps": num_steps})
     if num_teacher_steps % num_steps:
         raise InputError(
             f"{num_steps} student steps do not divide the teacher's {num_teacher_steps} steps; choose a divisor, or "

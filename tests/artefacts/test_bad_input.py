@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from ard.models.transformer import SIZES
 from ard.trajectories.shards import open_shard, write_shard
 
 Refused = Callable[..., str]
+
+DEPTH = SIZES["tiny"][0]
 
 # What a user types in the folder of the toys, {new} being elsewhere; and what the answer must contain.
 REFUSALS = {
@@ -70,8 +73,8 @@ REFUSALS = {
     "grid beyond the teacher": ("collect --teacher teacher --grid 0 50 --out {new}", "grid 0,50 must rise"),
     "grid that the store lacks": ("distill --trajectories grid_store --grid 0 5 12 --out {new}", "lacks 5"),
     "N larger than L": (
-        "distill --trajectories grid_store --history-blocks 7 --out {new}",
-        "history_blocks is 7; the network has 6 blocks: 0 to 6, or -1",
+        "distill --trajectories grid_store --history-blocks 99 --out {new}",
+        f"history_blocks is 99; the network has {DEPTH} blocks: 0 to {DEPTH}, or -1",
     ),
     "N below -1": ("distill --trajectories grid_store --history-blocks -2 --out {new}", "history_blocks is -2"),
     "states that the store lacks": ("distill --trajectories grid_store --state x_0_hat --out {new}", "no x_0_hat"),
@@ -186,7 +189,7 @@ class TestDemo:
         [
             ("--num-seeds 0", "num_seeds is 0"),
             ("--jobs -1", "jobs is -1"),
-            ("--student-iterations 0", "student_iterations is 0"),
+            ("--teacher-iterations 0", "teacher_iterations is 0"),
             ("--num-evaluation 99", "num_evaluation is 99"),
             ("--num-steps 5", "5 student steps do not divide"),
             ("--seed -1", "seed is -1"),
@@ -279,7 +282,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a text for a number": lambda path: edit(path, network=lambda value: {**value, "width": "64"}),
     "a number for an object": lambda path: edit(path, diffusion=3),
     "a kind of diffusion that is none": lambda path: edit(path, diffusion=lambda value: {**value, "kind": "steam"}),
-    "another depth": lambda path: edit(path, network=lambda value: {**value, "depth": 7}),
+    "another depth": lambda path: edit(path, network=lambda value: {**value, "depth": 99}),
     "a width of nothing": lambda path: edit(path, network=lambda value: {**value, "width": 0}),
     "a width that does not fit": lambda path: edit(path, network=lambda value: {**value, "width": 66}),
 }

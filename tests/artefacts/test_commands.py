@@ -16,6 +16,7 @@ from PIL import Image
 
 import ard
 from ard.cli import COMMANDS
+from ard.models.transformer import SIZES
 from ard.pictures import to_pixels
 from ard.presets import DISTILL_PRESETS
 from ard.sampling import sample
@@ -25,6 +26,7 @@ from ard.teacher import noise_for_seeds
 Made = Callable[..., str]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
+DEPTH = SIZES["tiny"][0]
 COLUMNS = {
     *("model", "num_steps", "state", "prediction", "mask", "history_blocks", "history", "nfe", "seed", "iterations"),
     *("fd_teacher", "fd_real", "fd_floor", "paired_mse", "precision", "recall", "accuracy", "seconds"),
@@ -90,8 +92,8 @@ class TestEvaluate:
         assert [[row[key] for key in keys] for row in evaluated[0][4:]] == [
             ["x_t", "solver_step", "diagonal", 0, "gated", 0, 6],
             ["x_t", "solver_step", "diagonal", 0, "gated", 0, 6],
-            ["x_t", "solver_step", "causal", 6, "gated", 0, 6],
-            ["x_0_hat", "next_state", "causal", 6, "shared", 0, 6],
+            ["x_t", "solver_step", "causal", DEPTH, "gated", 0, 6],
+            ["x_0_hat", "next_state", "causal", DEPTH, "shared", 0, 6],
         ]
         assert all(row[key] is None for row in evaluated[0][:4] for key in keys[:6]), "no columns of a student's"
 
@@ -117,7 +119,7 @@ class TestEvaluate:
     ) -> None:
         rows, printed = evaluated
         lines = printed.splitlines()
-        assert "ard · 2 steps · x_t · solver_step · causal N=6 gated" in printed
+        assert f"ard · 2 steps · x_t · solver_step · causal N={DEPTH} gated" in printed
         assert sum("steps" in line or "1 step" in line for line in lines) == len(rows)
         assert f"{rows[0]['fd_floor']:.2f}" in next(line for line in lines if "noise floor" in line)
         assert "FID" not in printed.replace("not FID", "")

@@ -42,8 +42,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate, print the table, write the JSON."""
-        require_at_least(1, batch_size=self.batch_size)
-        require_at_least(MIN_SAMPLES, num=self.num)
+        require_at_least(1, {"batch_size": self.batch_size})
+        require_at_least(MIN_SAMPLES, {"num": self.num})
         if not self.student:
             raise InputError("--student is empty; name at least one student's folder")
         device = resolve_device(self.device)

@@ -44,7 +44,7 @@ class Sample:
 
     def run(self) -> None:
         """Draw and write."""
-        require_at_least(1, batch_size=self.batch_size)
+        require_at_least(1, {"batch_size": self.batch_size})
         if self.out.suffix not in {".png", ".npz", ""}:
             raise InputError(f"--out {self.out}: allowed are a name ending in .png or .npz, or a folder without a dot")
         device = resolve_device(self.device)

@@ -38,7 +38,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
         sizes = ("width", "depth", "num_heads", "patch_size", "latent_size", "channels", "num_classes")
-        require_at_least(1, **{name: getattr(self, name) for name in sizes})
+        require_at_least(1, {name: getattr(self, name) for name in sizes})
         if self.latent_size % self.patch_size:
             raise InputError(f"patch size {self.patch_size} does not divide the latent size {self.latent_size}")
         if self.width % (2 * self.num_heads) or self.width % 4:

@@ -34,7 +34,7 @@ class DistillConfig:
         for name in ("own_history", "own_history_ramp"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
-        require_at_least(0, gate_learning_rate_factor=self.gate_learning_rate_factor)
+        require_at_least(0, {"gate_learning_rate_factor": self.gate_learning_rate_factor})
 
     def own_history_at(self, step: int, iterations: int) -> float:
         """The probability of own history at update `step`: linear growth, then constant."""

@@ -62,10 +62,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
-        require_at_least(1, iterations=self.iterations, batch_size=self.batch_size)
-        require_at_least(1, checkpoint_every=self.checkpoint_every, log_every=self.log_every)
-        require_at_least(0, warmup=self.warmup, keep_checkpoints=self.keep_checkpoints)
-        require_at_least(0, weight_decay=self.weight_decay, seed=self.seed)
+        require_at_least(1, {"iterations": self.iterations, "batch_size": self.batch_size})
+        require_at_least(1, {"checkpoint_every": self.checkpoint_every, "log_every": self.log_every})
+        require_at_least(0, {"warmup": self.warmup, "keep_checkpoints": self.keep_checkpoints})
+        require_at_least(0, {"weight_decay": self.weight_decay, "seed": self.seed})
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number")

@@ -59,7 +59,7 @@ def plan_store(
     batch_size: int = 128,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
-    require_at_least(1, num=num, shard_size=shard_size, batch_size=batch_size)
+    require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
     if not 0 <= first_seed < 10**18:
         raise InputError(f"seed is {first_seed}; allowed: 0 to below 10^18")
     shape = teacher.network.config
@@ -134,7 +134,7 @@ def _share_out(
 ) -> None:
     """Let `workers` processes make `shards`; the first error ends the work."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, _die_with_parent, (os.getpid(),)) as pool:
         jobs = [pool.submit(_make_shard, folder, manifest, shard, device) for shard in shards]
         try:
             for job in as_completed(jobs):
@@ -145,9 +145,8 @@ def _share_out(
             pool.shutdown(cancel_futures=True)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """End this worker soon after its parent was killed: a pool's workers would otherwise wait for ever."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -118,6 +118,13 @@ def _checked(folder: Path, manifest: Manifest, index: int) -> Shard:
     shard = open_shard(folder / shard_name(index))
     if shard.identity != manifest.identity:
         raise InputError(f"{shard.path} is foreign: it belongs to other trajectories")
+    wanted = {str(state): (len(manifest.kept), *manifest.shape) for state in manifest.states} | {
+        "seed": (),
+        "label": (),
+    }
+    rows = {**states, "seed": (), "label": ()}
+    if {name: shape[1:] for name, (_, shape, _) in shard.tensors.items()} != rows:
+        raise InputError(f"{shard.path} is damaged: its header names other tensors{REPAIR}")
     if shard.rows != manifest.rows(index):
         raise InputError(f"{shard.path} holds {shard.rows} trajectories, not {manifest.rows(index)}")
     return shard
