@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from ard.models.transformer import SIZES
+from ard.trajectories.collect import finish
+from ard.trajectories.manifest import load_manifest
 from ard.trajectories.shards import open_shard, write_shard
 
 Refused = Callable[..., str]
@@ -377,6 +379,7 @@ class TestDamage:
         tensors = {name: shard.read(name) for name in shard.tensors}
         tensors["x_t"][0].fill_(torch.nan)
         write_shard(path, tensors, shard.identity)
+        finish(path.parent, load_manifest(path.parent)[0])
         line = complaint("distill", "--trajectories", path.parent, "--out", workspace / "new", *distill_options)
         assert f"{path} holds infinite or not-a-number values" in line
         assert not (workspace / "new" / "config.json").exists()

@@ -15,6 +15,7 @@ from torch import Tensor
 from ard.errors import InputError
 from ard.models.student import StateKind
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
+from ard.trajectories.collect import finish
 from ard.trajectories.manifest import load_manifest, save_manifest
 from ard.trajectories.reader import TrajectoryReader, verify
 from ard.trajectories.shards import open_shard, write_shard
@@ -169,11 +170,12 @@ def test_a_shard_with_no_numbers_is_named_when_it_is_read(workspace: Path) -> No
 
 
 def put_nan(path: Path) -> None:
-    """Publish the shard again, one value in its first trajectory being no number, with checksums that match."""
+    """Publish a shard again, one value in its first trajectory being no number, with checksums that match."""
     shard = open_shard(path)
     tensors = {name: shard.read(name) for name in shard.tensors}
     tensors["x_t"][0].view(-1)[0] = torch.nan
     write_shard(path, tensors, shard.identity)
+    finish(path.parent, load_manifest(path.parent)[0])
 
 
 def flip_in_the_middle(path: Path) -> None:
@@ -205,7 +207,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no safetensors": (lambda path: path.write_bytes(b"\x08" + 7 * b"\0" + b"notjson!"), "no trajectory shard"),
     "missing": (lambda path: path.unlink(), "is missing"),
     "another store's": (from_another_store, "is foreign"),
-    "another place's": (from_another_place, "is foreign"),
+    "another place's": (from_another_place, "the manifest"),
     "not a number": (put_nan, "not-a-number"),
 }
 

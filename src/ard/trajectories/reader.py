@@ -35,7 +35,7 @@ class TrajectoryReader:
             )
         if len(checksums) != self.manifest.num_shards:
             raise InputError(f"{folder} is incomplete; run the same ard collect command again")
-        self.shards = [_checked(folder, self.manifest, shard) for shard in range(self.manifest.num_shards)]
+        self.shards = [_checked(folder, self.manifest, shard, checksums) for shard in range(self.manifest.num_shards)]
         self._maps = [shard.map(state) for shard in self.shards]
 
     def __len__(self) -> int:
@@ -79,14 +79,12 @@ def verify(folder: Path) -> list[str]:
     problems = []
     for index in range(manifest.num_shards):
         try:
-            shard = _checked(folder, manifest, index)
+            shard = _checked(folder, manifest, index, checksums)
         except InputError as error:
             problems.append(str(error))
             continue
         damaged = shard.damaged()
         problems += [f"{shard.path} is damaged: {name} does not match its checksum{REPAIR}" for name in damaged]
-        if checksums and checksums.get(shard.path.name) != shard.header_crc and not damaged:
-            problems.append(f"{shard.path} is foreign: the manifest has another checksum for it")
         if any(not shard.read(state).isfinite().all() for state in manifest.states):
             problems.append(f"{shard.path} holds infinite or not-a-number values")
     known = {shard_name(index) for index in range(manifest.num_shards)}
@@ -113,18 +111,13 @@ def is_published(folder: Path, manifest: Manifest, shard: int) -> bool:
     return found.rows == manifest.rows(shard)
 
 
-def _checked(folder: Path, manifest: Manifest, index: int) -> Shard:
-    """A shard that belongs to `manifest` and has the right number of rows."""
+def _checked(folder: Path, manifest: Manifest, index: int, checksums: dict[str, str]) -> Shard:
+    """A shard that belongs to `manifest`, whose header is as its checksum says, with the right number of rows."""
     shard = open_shard(folder / shard_name(index))
     if shard.identity != manifest.identity:
         raise InputError(f"{shard.path} is foreign: it belongs to other trajectories")
-    wanted = {str(state): (len(manifest.kept), *manifest.shape) for state in manifest.states} | {
-        "seed": (),
-        "label": (),
-    }
-    rows = {**states, "seed": (), "label": ()}
-    if {name: shape[1:] for name, (_, shape, _) in shard.tensors.items()} != rows:
-        raise InputError(f"{shard.path} is damaged: its header names other tensors{REPAIR}")
+    if checksums and checksums.get(shard.path.name) != shard.header_crc:
+        raise InputError(f"{shard.path} is foreign or damaged: the manifest has another checksum for it{REPAIR}")
     if shard.rows != manifest.rows(index):
         raise InputError(f"{shard.path} holds {shard.rows} trajectories, not {manifest.rows(index)}")
     return shard
