@@ -257,6 +257,12 @@ def test_verify_finds_every_flipped_byte_of_a_header(one_shard: Path) -> None:
         assert verify(one_shard.parent), f"{change} is not found"
 
 
+def test_verify_finds_a_changed_header_before_the_store_has_checksums(one_shard: Path) -> None:
+    save_manifest(one_shard.parent, load_manifest(one_shard.parent)[0], {})
+    for change in with_header_bytes_flipped(one_shard):
+        assert any(one_shard.name in problem for problem in verify(one_shard.parent)), f"{change} is not found"
+
+
 def test_a_reader_refuses_a_changed_header_or_reads_what_was_written(one_shard: Path) -> None:
     whole = TrajectoryReader(one_shard.parent, state=X_T, num_steps=1).read(torch.arange(2))
     refusals = 0
