@@ -1,6 +1,7 @@
 """One shard: a safetensors file with a checksum of each tensor and its store's identity in the header."""
 
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def open_shard(path: Path) -> Shard:
             name: (_TORCH_DTYPES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0])
             for name, entry in header.items()
         }
-        shard = Shard(path, note["identity"], note["crc32"], header_crc, tensors)
+        crc = {name: note["crc32"][name] for name in tensors}
+        shard = Shard(path, note["identity"], crc, header_crc, tensors)
         rows = shard.rows
     except InputError:
         raise
@@ -91,9 +93,20 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int, str]:
         data = file.read(length)
     header = json.loads(data)
     metadata = header.pop("__metadata__", {})
-    if size != 8 + length + max(entry["data_offsets"][1] for entry in header.values()):
+    if size != 8 + length + _data_bytes(header):
         raise InputError(f"{path} is damaged: its size does not match its header{REPAIR}")
     return header, metadata, 8 + length, f"{zlib.crc32(data):08x}"
+
+
+def _data_bytes(header: dict[str, Any]) -> int:
+    """How many bytes the tensors take; ValueError unless they lie one behind the other, as their shapes say."""
+    end = 0
+    for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+        start, stop = entry["data_offsets"]
+        if start != end or stop - start != math.prod(entry["shape"]) * _TORCH_DTYPES[entry["dtype"]].itemsize:
+            raise ValueError(f"{entry} does not follow {end}")
+        end = stop
+    return end
 
 
 def _bytes_of(tensor: Tensor) -> Bytes:
