@@ -39,13 +39,21 @@ def run(arguments: list[str]) -> int:
             print(importlib.import_module("ard").__version__)
             return 0
         parse(arguments[0], arguments[1:]).run()
-    except (InputError, OSError) as error:
-        print(f"ard: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except InputError as error:
+        return _complain(str(error))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return _complain(f"{error.strerror or error}{where}; nothing is lost, run the same command again to go on")
     except KeyboardInterrupt:
         print("ard: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _complain(message: str) -> int:
+    """Print one line and return the exit status of a bad input."""
+    print(f"ard: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def parse(verb: str, arguments: list[str]) -> Any:
