@@ -125,7 +125,8 @@ def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) ->
         for stage in run_stages(out, missing, device=device, jobs=jobs):
             record.add(stage)
     note = to_plain(config)
-    if ran or not (out / "demo.json").exists() or read_json(out / "demo.json") != note:
+    whole = all((out / name).exists() for name in ("demo.json", "results.json", "report.html", "samples.png"))
+    if ran or not whole or read_json(out / "demo.json") != note:
         print(f"[{len(groups) + 1}/{len(groups) + 1}] evaluation", flush=True)
         _evaluate(out, config, groups, device=resolve_device(device))
         write_json(out / "demo.json", note)
