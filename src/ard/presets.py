@@ -13,9 +13,8 @@ FROM_STORE = -1  # num_steps: as many as the store was collected for.
 
 @dataclass(frozen=True, kw_only=True)
 class DistillPreset:
-    """A student, how it is trained, and one line that says what it is."""
+    """A student and how it is trained."""
 
-    about: str
     student: StudentConfig
     train: TrainConfig
     distill: DistillConfig
@@ -32,8 +31,8 @@ IN_ONE_STEP = TrainConfig(iterations=900, learning_rate=1.5e-3)
 ON_X_0_HAT = TrainConfig(iterations=900, learning_rate=3e-3)
 
 
-def _preset(about: str, student: StudentConfig, train: TrainConfig) -> DistillPreset:
-    return DistillPreset(about=about, student=student, train=train, distill=DistillConfig())
+def _preset(student: StudentConfig, train: TrainConfig) -> DistillPreset:
+    return DistillPreset(student=student, train=train, distill=DistillConfig())
 
 
 OURS = StudentConfig(num_steps=FROM_STORE)
@@ -42,18 +41,17 @@ X_0_HAT = replace(PAPER, state=StateKind.X_0_HAT)
 ONE_STEP = replace(without_history(OURS), num_steps=1)
 
 DISTILL_PRESETS: dict[str, DistillPreset] = {
-    "ard": _preset("ARD: causal mask (M4), gated history in all blocks, solver steps on x_t", OURS, ON_X_T),
-    "step": _preset("step distillation (M1): the same without history", without_history(OURS), ON_X_T),
-    "kd": _preset("knowledge distillation: from noise to image in one step", ONE_STEP, IN_ONE_STEP),
-    "ard-paper": _preset("ARD as the paper writes it: x_t, next state, shared softmax", PAPER, ON_X_T),
-    "step-paper": _preset("step distillation as the paper writes it: x_t, next state", without_history(PAPER), ON_X_T),
-    "kd-paper": _preset(
-        "knowledge distillation as the paper writes it",
-        replace(ONE_STEP, prediction=Prediction.NEXT_STATE),
-        IN_ONE_STEP,
-    ),
-    "ard-x0": _preset("ARD as the authors re-implemented it: x_0_hat, next state", X_0_HAT, ON_X_0_HAT),
-    "step-x0": _preset("step distillation, likewise on x_0_hat", without_history(X_0_HAT), ON_X_0_HAT),
+    # Ours: solver steps on x_t; ARD with the causal mask (M4) and gated history in all blocks.
+    "ard": _preset(OURS, ON_X_T),
+    "step": _preset(without_history(OURS), ON_X_T),
+    "kd": _preset(ONE_STEP, IN_ONE_STEP),
+    # The paper's equations read literally: x_t, next state, one shared softmax.
+    "ard-paper": _preset(PAPER, ON_X_T),
+    "step-paper": _preset(without_history(PAPER), ON_X_T),
+    "kd-paper": _preset(replace(ONE_STEP, prediction=Prediction.NEXT_STATE), IN_ONE_STEP),
+    # As the authors re-implemented it: x_0_hat, next state.
+    "ard-x0": _preset(X_0_HAT, ON_X_0_HAT),
+    "step-x0": _preset(without_history(X_0_HAT), ON_X_0_HAT),
 }
 
 

@@ -93,7 +93,7 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
     if name not in DISTILL_PRESETS:
         raise InputError(f"unknown preset {name!r}; allowed: {', '.join(DISTILL_PRESETS)}")
     preset = DISTILL_PRESETS[name]
-    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset) if field.name != "about"}
+    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
     return functools.partial(command, preset=name, **parts)
 
 

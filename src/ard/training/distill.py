@@ -68,11 +68,11 @@ def mix_in_own_history(
     student: Student, inputs: States, label: Labels, share: float, generator: torch.Generator
 ) -> States:
     """Replace each trajectory's inputs by the student's own roll-out from the same noise with probability `share`."""
-    own = (torch.rand(len(inputs), generator=generator) < share).to(inputs.device)
-    if not own.any():
+    own = torch.rand(len(inputs), generator=generator) < share
+    if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
     rolled = sample(student, inputs[:, 0], label=label)[:, :-1]
-    return torch.where(own.view(-1, 1, 1, 1, 1), rolled, inputs)
+    return torch.where(own.to(inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
 
 
 def parameter_groups(student: Student, distill: DistillConfig) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class TrajectoryReader:
         return torch.cat([shard.read("label") for shard in self.shards])
 
     def read(self, ids: Tensor) -> TrajectoryBatch:
-        """The trajectories `ids`, in that order and in the stored precision; InputError names a shard with NaN."""
+        """The trajectories `ids`, in that order and in the stored precision."""
         dtype, shape, _ = self.shards[0].tensors[self.state]
         order = ids.numpy()
         rows = np.empty((len(order), self._maps[0].shape[1]), dtype=np.uint8)
