@@ -24,8 +24,10 @@ ROWS: tuple[set[str], ...] = (
     {"losses", "sampling"},
     {"training", "evaluation"},
     {"presets", "pictures", "table", "references", "figures"},
-    {"report"},
-    {"demo"},
+    {"report", "analysis"},
+    {"stages"},
+    {"demo", "sweep"},
+    {"reproduce"},
     {"cli"},
     {"__main__"},
 )

@@ -13,7 +13,7 @@ from typing import Any
 from ard.errors import InputError
 
 COMMANDS = {
-    # verb: (module, class, one line)
+    # verb, of one word or two: (module, class, one line)
     "teach": ("ard.cli.teach", "Teach", "train a teacher on a data set"),
     "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
@@ -24,6 +24,9 @@ COMMANDS = {
 }
 
 
+HELP = {"-h", "--help"}
+
+
 def main() -> None:
     """Run `ard VERB OPTIONS`; exit status 2 and one line for a bad input."""
     sys.exit(run(sys.argv[1:]))
@@ -31,14 +34,18 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit status of `ard` with these arguments."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
+    if not arguments or arguments[0] in HELP:
         print(_overview())
+        return 0
+    if arguments[1:2] and arguments[1] in HELP and _members(arguments[0]):
+        print(_overview(f"{arguments[0]} "))
         return 0
     try:
         if arguments[0] == "--version":
             print(importlib.import_module("ard").__version__)
             return 0
-        parse(arguments[0], arguments[1:]).run()
+        verb, options = _split(arguments)
+        parse(verb, options).run()
     except InputError as error:
         return _complain(str(error))
     except OSError as error:
@@ -48,6 +55,22 @@ def run(arguments: list[str]) -> int:
         print("ard: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _members(group: str) -> list[str]:
+    """The second words of the verbs that start with `group`, such as analyze; empty when it is a verb itself."""
+    return [verb.split()[1] for verb in COMMANDS if verb.startswith(f"{group} ")]
+
+
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    """(verb, options); InputError when a group's second word is missing or unknown."""
+    group, seconds = arguments[0], _members(arguments[0])
+    if not seconds:
+        return group, arguments[1:]
+    if not arguments[1:] or arguments[1] not in seconds:
+        given = repr(arguments[1]) if arguments[1:] else "nothing"
+        raise InputError(f"{group} needs one of {', '.join(seconds)} behind it, not {given}")
+    return f"{group} {arguments[1]}", arguments[2:]
 
 
 def _complain(message: str) -> int:
@@ -97,9 +120,10 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
     return functools.partial(command, preset=name, **parts)
 
 
-def _overview() -> str:
-    """What `ard --help` prints."""
-    lines = [f"  {verb:13} {about}" for verb, (_, _, about) in COMMANDS.items()]
+def _overview(group: str = "") -> str:
+    """What `ard --help` prints, or what it prints about a group of verbs."""
+    shown = {verb: about for verb, (_, _, about) in COMMANDS.items() if verb.startswith(group)}
+    lines = [f"  {verb:20} {about}" for verb, about in shown.items()]
     return "\n".join(
         [
             "ard: turn a diffusion transformer into a few-step generator by autoregressive distillation",

@@ -1,0 +1,1 @@
+"""Looking into students and runs: numbers first, then a table and a figure."""

@@ -1,0 +1,1 @@
+"""The commands of `ard analyze`: one per figure of the paper."""
