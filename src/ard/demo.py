@@ -3,14 +3,10 @@
 import os
 import platform
 import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -19,7 +15,7 @@ import ard
 from ard.config import to_plain
 from ard.datasets import load_data
 from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError, require_at_least
+from ard.errors import require_at_least
 from ard.evaluation.evaluate import Row
 from ard.figures import require_matplotlib
 from ard.files import read_json, write_atomically, write_json
@@ -28,6 +24,7 @@ from ard.pictures import labelled_sheet, png_bytes, to_pixels
 from ard.presets import NUM_TEACHER_STEPS
 from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, evaluate_students, references_in
 from ard.report import Report, write_report
+from ard.stages import Stage, run_missing
 from ard.table import describe, format_rows, merge_seeds
 from ard.timegrid import uniform_indices
 from ard.training.loop import read_log
@@ -59,18 +56,6 @@ class DemoConfig:
         require_at_least(MIN_SAMPLES, {"num_evaluation": self.num_evaluation})
         require_at_least(0, {"seed": self.seed, "student_iterations": self.student_iterations})
         uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command and the folder that it makes."""
-
-    folder: str
-    arguments: tuple[str, ...]
-
-    def command(self, out: Path) -> list[str]:
-        """The arguments of `ard`."""
-        return [*(part.replace("OUT", str(out)) for part in self.arguments), "--out", str(out / self.folder)]
 
 
 ARMS = ("kd", "step", "ard", "step-x0", "ard-x0")
@@ -117,13 +102,9 @@ def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) ->
     require_matplotlib()
     started = time.monotonic()
     groups = plan(config)
-    record, ran = _Record(out), 0
+    ran = 0
     for number, (name, stages) in enumerate(groups, 1):
-        missing = [stage for stage in stages if not record.has(stage)]
-        ran += len(missing)
-        print(f"[{number}/{len(groups) + 1}] {name}: {len(missing)} of {len(stages)} to make", flush=True)
-        for stage in run_stages(out, missing, device=device, jobs=jobs):
-            record.add(stage)
+        ran += len(run_missing(out, stages, device=device, jobs=jobs, title=f"[{number}/{len(groups) + 1}] {name}"))
     note = to_plain(config)
     whole = all((out / name).exists() for name in ("demo.json", "results.json", "report.html", "samples.png"))
     if ran or not whole or read_json(out / "demo.json") != note:
@@ -136,36 +117,6 @@ def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) ->
     print(
         f"report: {out / 'report.html'}\nnumbers: {out / 'results.json'}\nwall time: {time.monotonic() - started:.0f} s"
     )
-
-
-def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int) -> Iterator[Stage]:
-    """Run commands, `jobs` at a time, and yield each that has ended well; InputError for the first that has not.
-
-    Several at a time get one thread each, which is fastest on a CPU.
-    """
-    lines: SimpleQueue[int] = SimpleQueue()
-    for line in range(jobs):
-        lines.put(line)
-    single = len(stages) > 1 and jobs > 1
-
-    def run(stage: Stage) -> Stage:
-        line = lines.get()
-        environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), **({"OMP_NUM_THREADS": "1"} if single else {})}
-        command = [sys.executable, "-m", "ard", *stage.command(out), "--device", device]
-        try:
-            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 our own
-        finally:
-            lines.put(line)
-        if done.returncode:
-            raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
-        return stage
-
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for job in as_completed([pool.submit(run, stage) for stage in stages]):
-                yield job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -195,23 +146,6 @@ def _means(rows: Sequence[Row], model: str, state: str, prediction: str) -> tupl
     found = [row.scores for row in rows if (row.model, row.state, row.prediction) == (model, state, prediction)]
     columns = zip(*((score.fd_teacher, score.paired_mse, score.recall) for score in found), strict=True)
     return tuple(sum(column) / len(column) for column in columns)
-
-
-class _Record:
-    """stages.json: which command made which folder, so that a finished stage is not even started again."""
-
-    def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / "stages.json"
-        self.made: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
-
-    def has(self, stage: Stage) -> bool:
-        """Whether this very command has made its folder."""
-        return self.made.get(stage.folder) == list(stage.arguments) and (self.out / stage.folder).is_dir()
-
-    def add(self, stage: Stage) -> None:
-        """Note that a stage has ended well."""
-        self.made[stage.folder] = list(stage.arguments)
-        write_json(self.path, self.made)
 
 
 def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]]], *, device: torch.device) -> None:

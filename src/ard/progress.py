@@ -7,18 +7,18 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress_bar(total: int, description: str, *, unit: str, done: int = 0) -> "tqdm[Any]":
-    """A bar for `total` units of which `done` exist already.
+def progress_bar(total: int, description: str, *, unit: str, done: int = 0, line: int = 0) -> "tqdm[Any]":
+    """A bar for `total` units of which `done` exist already, on the terminal's line `line`.
 
-    Where standard error is no terminal, a line every 15 seconds at most. ARD_PROGRESS_LINE is the terminal line of a
-    process that shares its terminal with others.
+    Where standard error is no terminal, a line every 15 seconds at most. ARD_PROGRESS_LINE is added to the line: it
+    is that of a process that shares its terminal with others.
     """
     return tqdm(
         total=total,
         initial=done,
         desc=description,
         unit=unit,
-        position=int(os.environ.get("ARD_PROGRESS_LINE", "0")),
+        position=line + int(os.environ.get("ARD_PROGRESS_LINE", "0")),
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 15.0,
     )

@@ -1,5 +1,6 @@
 """What evaluation compares with, made when missing and kept: a classifier and two independent teacher batches."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from ard.evaluation.classifier import (
     load_classifier,
     new_classifier,
 )
-from ard.evaluation.evaluate import Row, make_judge, student_row, teacher_row, untrained_row
-from ard.models.student import StateKind
+from ard.evaluation.evaluate import Judge, Row, make_judge, student_row, teacher_row, untrained_row
+from ard.models.student import StateKind, Student
 from ard.models.weights import save_model
 from ard.progress import progress_bar
 from ard.students import StudentCard, check_teacher, load_student
@@ -93,18 +94,25 @@ def make_teacher_batches(
             collect(folder, manifest, device=device, workers=default_workers(device), progress=bar.update)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Rows, and each row's images for the first evaluation noises."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Students of one teacher that learned from the same kind of trajectories, and what judges them."""
 
-    rows: list[Row]
-    images: list[Latents]
+    teacher: Teacher
+    ode: Ode
+    students: list[tuple[Student, StudentCard]]
+    judge: Judge
+    references: References
+
+    def evaluation_batch(self, card: StudentCard) -> TrajectoryBatch:
+        """All evaluation trajectories in the student's kind of state, on its grid."""
+        return read_batch(self.references.evaluation, card, num=self.references.num)
 
 
-def evaluate_students(
-    folders: tuple[Path, ...], teacher_folder: Path, references: References, *, device: torch.device, batch_size: int
-) -> Evaluation:
-    """Rows for the teacher, for its untrained run with each student's number of steps, and for every student."""
+def prepare_comparison(
+    folders: Sequence[Path], teacher_folder: Path, references: References, *, device: torch.device
+) -> Comparison:
+    """Load the students and make the references that are missing; InputError when the students do not compare."""
     students = [load_student(folder, device) for folder in folders]
     teacher = load_teacher(teacher_folder, device)
     ode = students[0][1].ode
@@ -114,26 +122,45 @@ def evaluate_students(
             raise InputError(f"{folder} learned from other trajectories than {folders[0]}; evaluate them apart")
     classifier = make_classifier(references.classifier, teacher.data)
     make_teacher_batches(references, teacher_folder, teacher, ode, device=device)
-    last = TrajectoryReader(references.reference, state=StateKind.X_T, num_steps=1)
     everyone = torch.arange(references.num)
-    whole = _evaluation_batch(references, students[0][1])
-    judge = make_judge(classifier, load_data(teacher.data).images, whole, last.read(everyone).states[:, -1].float())
-    facts = load_teacher_card(teacher_folder)
-    rows, images = [teacher_row(judge, ode, iterations=facts.iterations, seconds=facts.seconds)], [judge.paired]
-    for tau in sorted({card.tau for _, card in students}, key=len):
-        few = replace(ode, times=tau)
-        row, made = untrained_row(judge, teacher, few, whole.states[:, 0].float(), batch_size=batch_size)
-        rows.append(row)
-        images.append(made)
-    for student, card in students:
-        row, made = student_row(judge, student, card, _evaluation_batch(references, card), batch_size=batch_size)
-        rows.append(row)
-        images.append(made)
-    return Evaluation(rows, [made[:SHOWN] for made in images])
+    paired, independent = (
+        TrajectoryReader(folder, state=StateKind.X_T, num_steps=1).read(everyone)
+        for folder in (references.evaluation, references.reference)
+    )
+    judge = make_judge(classifier, load_data(teacher.data).images, paired, independent.states[:, -1].float())
+    return Comparison(teacher=teacher, ode=ode, students=students, judge=judge, references=references)
 
 
-def _evaluation_batch(references: References, card: StudentCard) -> TrajectoryBatch:
-    """All evaluation trajectories in the student's kind of state, on its grid."""
-    config = card.student
-    reader = TrajectoryReader(references.evaluation, state=config.state, num_steps=config.num_steps, grid=card.grid)
-    return reader.read(torch.arange(references.num))
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows, and each row's images for the first evaluation noises."""
+
+    rows: list[Row]
+    images: list[Latents]
+
+
+def evaluate_students(
+    folders: Sequence[Path], teacher_folder: Path, references: References, *, device: torch.device, batch_size: int
+) -> Evaluation:
+    """Rows for the teacher, for its untrained run with each student's number of steps, and for every student."""
+    comparison = prepare_comparison(folders, teacher_folder, references, device=device)
+    results = list(teacher_rows(comparison, teacher_folder, batch_size=batch_size))
+    for student, card in comparison.students:
+        batch = comparison.evaluation_batch(card)
+        results.append(student_row(comparison.judge, student, card, batch, batch_size=batch_size))
+    return Evaluation([row for row, _ in results], [images[:SHOWN] for _, images in results])
+
+
+def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: int) -> Iterator[tuple[Row, Latents]]:
+    """The teacher's row, and one for its untrained run on each of the students' grids."""
+    judge, facts = comparison.judge, load_teacher_card(teacher_folder)
+    yield teacher_row(judge, comparison.ode, iterations=facts.iterations, seconds=facts.seconds), judge.paired
+    for tau in sorted({card.tau for _, card in comparison.students}, key=len):
+        few = replace(comparison.ode, times=tau)
+        yield untrained_row(judge, comparison.teacher, few, batch_size=batch_size)
+
+
+def read_batch(store: Path, card: StudentCard, *, num: int) -> TrajectoryBatch:
+    """The first `num` trajectories of a store in the student's kind of state, on its grid."""
+    reader = TrajectoryReader(store, state=card.student.state, num_steps=card.student.num_steps, grid=card.grid)
+    return reader.read(torch.arange(num))

@@ -184,7 +184,7 @@ class TestDemo:
 
     @pytest.fixture(autouse=True)
     def _idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ard.demo.run_stages", lambda *_, **__: pytest.fail("the work was begun"))
+        monkeypatch.setattr("ard.demo.run_missing", lambda *_, **__: pytest.fail("the work was begun"))
 
     @pytest.mark.parametrize(
         ("options", "words"),

@@ -81,8 +81,10 @@ class Judge:
 
     classifier: TrainedClassifier
     real: OtherFeatures
+    noise: Latents
+    """The evaluation noises."""
     paired: Latents
-    """The teacher's samples from the evaluation noises."""
+    """The teacher's samples from them."""
     labels: Labels
     reference: Features
     floor: float
@@ -109,7 +111,15 @@ def make_judge(
     paired = evaluation.states[:, -1].float()
     reference_features = classifier.features(reference)[0]
     floor = frechet_distance(classifier.features(paired)[0], reference_features)
-    return Judge(classifier, classifier.features(real)[0], paired, evaluation.labels, reference_features, floor)
+    return Judge(
+        classifier=classifier,
+        real=classifier.features(real)[0],
+        noise=evaluation.states[:, 0].float(),
+        paired=paired,
+        labels=evaluation.labels,
+        reference=reference_features,
+        floor=floor,
+    )
 
 
 def teacher_row(judge: Judge, ode: Ode, *, iterations: int, seconds: float) -> Row:
@@ -119,10 +129,10 @@ def teacher_row(judge: Judge, ode: Ode, *, iterations: int, seconds: float) -> R
     return Row(model="teacher", num_steps=steps, nfe=ode.nfe, iterations=iterations, seconds=seconds, scores=scores)
 
 
-def untrained_row(judge: Judge, teacher: Teacher, ode: Ode, noise: Latents, *, batch_size: int) -> tuple[Row, Latents]:
+def untrained_row(judge: Judge, teacher: Teacher, ode: Ode, *, batch_size: int) -> tuple[Row, Latents]:
     """The teacher's own solver with few guided steps (`ode`), which is what distillation has to beat."""
     ends = (0, ode.num_teacher_steps)
-    batches = zip(noise.split(batch_size), judge.labels.split(batch_size), strict=True)
+    batches = zip(judge.noise.split(batch_size), judge.labels.split(batch_size), strict=True)
     device = next(teacher.network.parameters()).device
     images = torch.cat(
         [

@@ -1,0 +1,87 @@
+"""Stages: `ard` commands that each make one folder, run some at a time, and a record of those that ended well."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from ard.devices import DeviceName
+from ard.errors import InputError
+from ard.files import read_json, write_json
+from ard.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command and the folder that it makes; OUT in its arguments stands for the folder of all stages."""
+
+    folder: str
+    arguments: tuple[str, ...]
+
+    def command(self, out: Path) -> list[str]:
+        """The arguments of `ard`."""
+        return [*(part.replace("OUT", str(out)) for part in self.arguments), "--out", str(out / self.folder)]
+
+
+class Record:
+    """stages.json: which command made which folder, so that a finished stage is not even started again."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.path = out, out / "stages.json"
+        self.made: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
+
+    def has(self, stage: Stage) -> bool:
+        """Whether this very command has made its folder."""
+        return self.made.get(stage.folder) == list(stage.arguments) and (self.out / stage.folder).is_dir()
+
+    def add(self, stage: Stage) -> None:
+        """Note that a stage has ended well."""
+        self.made[stage.folder] = list(stage.arguments)
+        write_json(self.path, self.made)
+
+
+def run_missing(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int, title: str) -> list[Stage]:
+    """Run the stages that `out` has no record of, `jobs` at a time, and return them."""
+    record = Record(out)
+    missing = [stage for stage in stages if not record.has(stage)]
+    print(f"{title}: {len(missing)} of {len(stages)} to make", flush=True)
+    with progress_bar(len(missing), title, unit="run", line=jobs) as bar:
+        for stage in run_stages(out, missing, device=device, jobs=jobs):
+            record.add(stage)
+            bar.update()
+    return missing
+
+
+def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int) -> Iterator[Stage]:
+    """Run commands, `jobs` at a time, and yield each that has ended well; InputError for the first that has not.
+
+    Several at a time get one thread each, which is fastest on a CPU.
+    """
+    lines: SimpleQueue[int] = SimpleQueue()
+    for line in range(jobs):
+        lines.put(line)
+    single = len(stages) > 1 and jobs > 1
+
+    def run(stage: Stage) -> Stage:
+        line = lines.get()
+        environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), **({"OMP_NUM_THREADS": "1"} if single else {})}
+        command = [sys.executable, "-m", "ard", *stage.command(out), "--device", device]
+        try:
+            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 our own
+        finally:
+            lines.put(line)
+        if done.returncode:
+            raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
+        return stage
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for job in as_completed([pool.submit(run, stage) for stage in stages]):
+                yield job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
