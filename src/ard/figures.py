@@ -1,6 +1,7 @@
 """Figures as SVG text: legible in print and for the colour-blind. The one home of matplotlib."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ class Curve:
     low: Sequence[float] = ()
     """With `high`: the range over seeds, as error bars."""
     high: Sequence[float] = ()
+    notes: Sequence[str] = ()
+    """A word beside each point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,26 @@ class HeatMap:
     values: Sequence[Sequence[float]]
     x_ticks: Sequence[str]
     y_ticks: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockGrid:
+    """One panel of a row of square matrices whose blocks are of a few kinds; the first row is at the top."""
+
+    title: str
+    kinds: Sequence[Sequence[int]]
+    ticks: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One set of axes of a figure with several."""
+
+    title: str
+    y_label: str
+    curves: Sequence[Curve]
+    floor: tuple[str, float] | None = None
+    """A named level."""
 
 
 def plot(
@@ -51,36 +74,42 @@ def plot(
     floor: tuple[str, float] | None = None,
 ) -> str:
     """Curves as an SVG element; `whole_x` puts ticks on whole numbers only, `floor` draws a named level."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(10, 3.8), layout="constrained")
-    for curve in curves:
-        colour = COLOURS[curve.style % len(COLOURS)]
-        axes.plot(
-            curve.x,
-            curve.y,
-            label=curve.label,
-            color=colour,
-            linestyle=DASHES[curve.dash % len(DASHES)] if curve.joined else "none",
-            marker=MARKERS[curve.style % len(MARKERS)] if curve.marked else None,
-            linewidth=1.6,
-            markersize=5,
-        )
-        if curve.low:
-            axes.vlines(curve.x, curve.low, curve.high, color=colour, linewidth=1.2)
-    if floor:
-        axes.axhline(floor[1], color="#666666", linewidth=1.2, linestyle=(0, (1, 1)), label=floor[0])
-    axes.set(title=title, xlabel=x_label, ylabel=y_label, xscale=x_scale, yscale=y_scale)
-    if whole_x:
-        axes.set_xticks(sorted({x for curve in curves for x in curve.x}))
-    axes.grid(visible=True, which="major", alpha=0.3)
+    figure, axes = _pyplot().subplots(figsize=(10, 3.8), layout="constrained")
+    axes.set(xlabel=x_label, xscale=x_scale, yscale=y_scale)  # Before the ticks, which a change of scale discards.
+    _draw(axes, Panel(title=title, y_label=y_label, curves=curves, floor=floor), whole_x=whole_x)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.5)
+    return _svg(figure)
+
+
+def plot_panels(
+    rows: Sequence[Sequence[Panel]],
+    *,
+    x_label: str,
+    x_scale: str = "linear",
+    y_scale: str = "log",
+    whole_x: bool = True,
+    legend_columns: int = 4,
+) -> str:
+    """Rows of panels as an SVG element, with one legend for all of them at the bottom."""
+    count = max(len(row) for row in rows)
+    size = (max(7.5, 3.1 * count), 2.7 * len(rows) + 0.9)
+    figure, grid = _pyplot().subplots(len(rows), count, figsize=size, layout="constrained", squeeze=False)
+    handles: dict[str, Any] = {}
+    for line, row in zip(grid, rows, strict=True):
+        for axes, panel in zip(line, row, strict=True):
+            _draw(axes, panel, whole_x=whole_x)
+            axes.set(xscale=x_scale, yscale=y_scale, xlabel=x_label)
+            axes.label_outer()
+            handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    columns = min(legend_columns, len(handles))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return _svg(figure)
 
 
 def heat_maps(
     panels: Sequence[HeatMap], *, title: str, x_label: str, y_label: str, values_label: str, digits: int | None = 2
 ) -> str:
-    """Matrices of values in [0, 1] side by side, as an SVG element; `digits` writes the values into the cells."""
+    """Matrices of values in [0, 1] side by side as an SVG element, NaN blank; `digits` writes them into the cells."""
     pyplot = _pyplot()
     rows = max(len(panel.values) for panel in panels)
     size = (1.2 + 2.4 * len(panels), 1.4 + max(1.6, 0.26 * rows))
@@ -94,10 +123,51 @@ def heat_maps(
         axes.set_xlabel(x_label, fontsize=9)
         for y, line in enumerate(panel.values if digits is not None else []):
             for x, value in enumerate(line):
+                if math.isnan(value):
+                    continue
                 colour = "black" if value > 0.5 else "white"
                 axes.text(x, y, f"{value:.{digits}f}", color=colour, fontsize=7, ha="center", va="center")
     grid[0][0].set_ylabel(y_label, fontsize=9)
     figure.colorbar(image, ax=grid[0].tolist(), label=values_label, shrink=0.9)
+    figure.suptitle(title, fontsize=11)
+    return _svg(figure)
+
+
+def block_grids(
+    panels: Sequence[BlockGrid],
+    *,
+    kinds: Sequence[tuple[str, str]],
+    divisions: int,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Square matrices of blocks side by side, as an SVG element; `kinds` are (meaning, colour).
+
+    Each block is divided by fine lines into `divisions` by `divisions` cells.
+    """
+    pyplot = _pyplot()
+    from matplotlib.colors import ListedColormap
+
+    colours, size = ListedColormap([colour for _, colour in kinds]), len(panels[0].ticks)
+    small = 8 if size <= 10 else 6
+    figure, grid = pyplot.subplots(
+        1, len(panels), figsize=(2.6 * len(panels), 3.5), layout="constrained", squeeze=False
+    )
+    for axes, panel in zip(grid[0], panels, strict=True):
+        axes.pcolormesh(panel.kinds, cmap=colours, vmin=0, vmax=len(kinds) - 1)
+        for line in range(1, size * divisions):
+            style = {"color": "white", "linewidth": 0.4 if line % divisions else 2}
+            axes.axhline(line / divisions, **style)
+            axes.axvline(line / divisions, **style)
+        axes.set(title=panel.title, xlabel=x_label, aspect="equal", xlim=(0, size), ylim=(size, 0))
+        axes.set_xticks([step + 0.5 for step in range(size)], panel.ticks, fontsize=small)
+        axes.set_yticks([step + 0.5 for step in range(size)], panel.ticks, fontsize=small)
+        axes.tick_params(length=0)
+    grid[0][0].set_ylabel(y_label)
+    swatches = [pyplot.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="#888888") for _, colour in kinds]
+    meanings = [meaning for meaning, _ in kinds]
+    figure.legend(swatches, meanings, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return _svg(figure)
 
@@ -108,6 +178,35 @@ def require_matplotlib() -> None:
         import matplotlib as mpl  # noqa: F401
     except ImportError:
         raise MissingExtraError("matplotlib", "demo") from None
+
+
+def _draw(axes: Any, panel: Panel, *, whole_x: bool) -> None:
+    """The curves of one panel with their ranges and the floor."""
+    for curve in panel.curves:
+        colour = COLOURS[curve.style % len(COLOURS)]
+        axes.plot(
+            curve.x,
+            curve.y,
+            label=curve.label,
+            color=colour,
+            linestyle=DASHES[curve.dash % len(DASHES)] if curve.joined else "none",
+            marker=MARKERS[curve.style % len(MARKERS)] if curve.marked else None,
+            linewidth=1.6,
+            markersize=5,
+        )
+        if curve.low:
+            axes.vlines(curve.x, curve.low, curve.high, color=colour, linewidth=1.2)
+        for note, *place in zip(curve.notes, curve.x, curve.y, strict=False):
+            beside = (5, -9 if curve.style % 2 else 4)  # Neighbours of two curves do not hide each other's.
+            axes.annotate(note, place, beside, textcoords="offset points", fontsize=7, color=colour)
+            axes.margins(0.1)
+    if panel.floor:
+        axes.axhline(panel.floor[1], color="#666666", linewidth=1.2, linestyle=(0, (1, 1)), label=panel.floor[0])
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(visible=True, which="major", alpha=0.3)
+    if whole_x:
+        axes.set_xticks(sorted({x for curve in panel.curves for x in curve.x}))
 
 
 def _svg(figure: Any) -> str:

@@ -24,6 +24,11 @@ class HistoryMask(StrEnum):
     ANCHOR = "anchor"  # M3: itself and the initial noise.
     CAUSAL = "causal"  # M4: every step so far, ARD's default.
 
+    @property
+    def number(self) -> str:
+        """The paper's name, M1 to M4."""
+        return f"M{list(HistoryMask).index(self) + 1}"
+
     def readable(self, step: int) -> range:
         """The earlier steps that `step` reads, always one run of neighbours, so that reading them is a slice."""
         match self:

@@ -78,20 +78,41 @@ def make_teacher_batches(
     references: References, teacher_folder: Path, teacher: Teacher, ode: Ode, *, device: torch.device
 ) -> None:
     """Collect both teacher batches, or what is missing of them."""
-    every_point = tuple(range(ode.num_teacher_steps + 1))
-    ends = (0, ode.num_teacher_steps)
-    both = (StateKind.X_T, StateKind.X_0_HAT)
-    for folder, kept, states, first_seed in (
-        (references.evaluation, every_point, both, EVALUATION_SEED),
-        (references.reference, ends, both[:1], REFERENCE_SEED),
-    ):
-        stored = load_manifest(folder)[0].num if (folder / "manifest.json").exists() else 0
-        num = max(references.num, stored)  # A larger batch serves too: its first rows are used.
-        manifest = plan_store(
-            folder, teacher_folder, teacher, ode, kept=kept, states=states, num=num, first_seed=first_seed
+    seeds = {references.evaluation: EVALUATION_SEED, references.reference: REFERENCE_SEED}
+    for folder, seed in seeds.items():
+        whole = folder == references.evaluation  # Students of every grid and kind of state are evaluated there.
+        collect_batch(
+            folder, teacher_folder, teacher, ode, num=references.num, first_seed=seed, whole=whole, device=device
         )
-        with progress_bar(num, folder.name, unit="traj") as bar:
-            collect(folder, manifest, device=device, workers=default_workers(device), progress=bar.update)
+
+
+def collect_batch(
+    folder: Path,
+    teacher_folder: Path,
+    teacher: Teacher,
+    ode: Ode,
+    *,
+    num: int,
+    first_seed: int,
+    whole: bool,
+    device: torch.device,
+) -> None:
+    """Collect trajectories that are for comparison only: `whole` ones in both kinds of state, or just their ends."""
+    last = ode.num_teacher_steps
+    stored = load_manifest(folder)[0].num if (folder / "manifest.json").exists() else 0
+    num = max(num, stored)  # A larger batch serves too: its first rows are used.
+    manifest = plan_store(
+        folder,
+        teacher_folder,
+        teacher,
+        ode,
+        kept=tuple(range(last + 1)) if whole else (0, last),
+        states=(StateKind.X_T, StateKind.X_0_HAT) if whole else (StateKind.X_T,),
+        num=num,
+        first_seed=first_seed,
+    )
+    with progress_bar(num, folder.name, unit="traj") as bar:
+        collect(folder, manifest, device=device, workers=default_workers(device), progress=bar.update)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,14 @@ class Stage:
 
     folder: str
     arguments: tuple[str, ...]
+    option: str = "--out"
+    """The option that takes the folder, or file."""
+    computes: bool = True
+    """Whether the command has --device."""
 
     def command(self, out: Path) -> list[str]:
         """The arguments of `ard`."""
-        return [*(part.replace("OUT", str(out)) for part in self.arguments), "--out", str(out / self.folder)]
+        return [*(part.replace("OUT", str(out)) for part in self.arguments), self.option, str(out / self.folder)]
 
 
 class Record:
@@ -37,7 +41,7 @@ class Record:
 
     def has(self, stage: Stage) -> bool:
         """Whether this very command has made its folder."""
-        return self.made.get(stage.folder) == list(stage.arguments) and (self.out / stage.folder).is_dir()
+        return self.made.get(stage.folder) == list(stage.arguments) and (self.out / stage.folder).exists()
 
     def add(self, stage: Stage) -> None:
         """Note that a stage has ended well."""
@@ -70,7 +74,7 @@ def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: 
     def run(stage: Stage) -> Stage:
         line = lines.get()
         environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), **({"OMP_NUM_THREADS": "1"} if single else {})}
-        command = [sys.executable, "-m", "ard", *stage.command(out), "--device", device]
+        command = [sys.executable, "-m", "ard", *stage.command(out), *(["--device", device] if stage.computes else [])]
         try:
             done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 our own
         finally:

@@ -49,11 +49,26 @@ def format_rows(rows: Sequence[Row]) -> str:
     groups = merge_seeds(rows)
     header = ["model", "NFE", *(name for name, _, _ in COLUMNS)]
     body = [[describe(group[0]), str(group[0].nfe), *(cell(group, column) for column in COLUMNS)] for group in groups]
+    return f"{as_text(header, body)}\n{floor_note(rows[0].scores.fd_floor)}"
+
+
+def floor_note(floor: float) -> str:
+    """The sentence that belongs below every table with a distance to the teacher."""
+    return (
+        f"noise floor of FD teacher (teacher against teacher): {floor:.2f}; "
+        "FD: Fréchet distance on classifier features, not FID"
+    )
+
+
+def as_text(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in columns for a terminal."""
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in [header, *body]]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines.append(
-        f"noise floor of FD teacher (teacher against teacher): {rows[0].scores.fd_floor:.2f}; "
-        "FD: Fréchet distance on classifier features, not FID"
-    )
     return "\n".join(lines)
+
+
+def as_markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -205,7 +205,10 @@ def killed(tmp_path: Path, environment: dict[str, str]) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher, other_teacher, store, grid_store and student. Tests leave it as it is."""
+    """A folder with teacher, other_teacher, store, grid_store and student, and kept, which kept its checkpoints.
+
+    Tests leave it as it is.
+    """
     root = tmp_path_factory.mktemp("toys")
     call_well("teach", "--out", root / "teacher", *TEACH)
     _change_weights(root / "teacher", root / "other_teacher")
@@ -213,6 +216,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call_well("collect", "--teacher", root / "teacher", "--out", root / "store", *COLLECT, *every_point)
     call_well("collect", "--teacher", root / "teacher", "--out", root / "grid_store", *COLLECT)
     call_well("distill", "--trajectories", root / "store", "--out", root / "student", *DISTILL)
+    checkpoints = ["--checkpoint-every", 3, "--keep-checkpoints", 0]
+    call_well("distill", "--trajectories", root / "store", "--out", root / "kept", *DISTILL, *checkpoints)
     return root
 
 

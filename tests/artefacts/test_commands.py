@@ -18,12 +18,14 @@ from PIL import Image
 
 import ard
 from ard.cli import COMMANDS
+from ard.cli.sample_grid import require_one_shape
+from ard.errors import InputError
 from ard.models.transformer import SIZES
-from ard.pictures import to_pixels
+from ard.pictures import labelled_sheet, to_pixels
 from ard.presets import DISTILL_PRESETS
 from ard.sampling import sample
-from ard.students import load_student
-from ard.teacher import noise_for_seeds
+from ard.students import load_card, load_student
+from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 
 Made = Callable[..., str]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -231,6 +233,99 @@ class TestSample:
         assert (workspace / "one.png").is_file()
 
 
+GRID = ["--grid", "--seeds", "3-6", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def grid_rows(toys: Path, students: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, made: Made) -> Any:
+    """The images that each model draws by itself, by the label of its row."""
+    out, rows = tmp_path_factory.mktemp("rows"), {}
+    noise, label = noise_for_seeds(range(3, 7), (1, 8, 8)), torch.tensor([3, 4, 5, 6])
+    teacher, card = load_teacher(toys / "teacher", torch.device("cpu")), load_card(students["ard"])
+    for steps, times in {12: card.ode.times, 1: card.ode.times[::12], 2: card.tau}.items():
+        ode = dataclasses.replace(card.ode, times=times)
+        name = f"{'teacher' if steps == 12 else 'untrained'} · {steps} step{'s' * (steps > 1)}, guidance 1.5"
+        rows[name] = to_pixels(solve_pf_ode(teacher, noise, label, ode=ode, kept=(0, steps)).x_t[:, -1])
+    for name, shown in {"kd": "kd · 1 step", "ard": "ard · 2 steps"}.items():
+        arrays = draw(made, students[name], out / f"{name}.npz", "--seeds", "3-6")
+        rows[shown] = torch.from_numpy(arrays["arr_0"])
+    return rows
+
+
+class TestGrid:
+    """Several models from the same noises."""
+
+    @pytest.mark.parametrize(
+        ("options", "left_out"),
+        [([], "untrained"), (["--teacher-rows", "both"], "nothing"), (["--batch-size", 3], "untrained")],
+        ids=str,
+    )
+    def test_a_grid_is_what_each_model_draws_by_itself_with_the_teacher_first(
+        self,
+        options: list[object],
+        left_out: str,
+        grid_rows: dict[str, Any],
+        students: dict[str, Path],
+        tmp_path: Path,
+        made: Made,
+    ) -> None:
+        out = tmp_path / "grid.png"
+        said = made("sample", "--student", students["kd"], students["ard"], "--out", out, *GRID, *options)
+        wanted = {label: row for label, row in grid_rows.items() if left_out not in label}
+        assert f"{len(wanted)} models, 4 images each" in said
+        page = np.asarray(labelled_sheet(list(wanted), list(wanted.values()), scale=8)).astype(int)
+        with Image.open(out) as picture:
+            found = np.asarray(picture).astype(int)
+        assert found.shape == page.shape
+        # A teacher's batch of another size adds in another order, which may move a grey value by one.
+        assert np.abs(found - page).max() <= 1
+
+    def test_without_rows_of_the_teacher_no_teacher_is_needed(self, workspace: Path, made: Made) -> None:
+        shutil.rmtree(workspace / "teacher")
+        options = ["--teacher-rows", "none", "--out", workspace / "grid.png"]
+        assert "1 models" in made("sample", "--student", workspace / "student", *GRID, *options)
+
+    def test_students_of_one_name_are_told_apart_by_their_paths(
+        self, toys: Path, workspace: Path, made: Made, tmp_path: Path
+    ) -> None:
+        folders = [toys / "student", workspace / "student"]
+        plan = json.loads(made("sample", "--student", *folders, "--out", tmp_path / "a.png", *GRID, "--dry-run"))
+        assert plan["rows"][1:] == [f"{folder} · 2 steps" for folder in folders]
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["kd", "ard", "--out", "a.png"], "--student names 2 folders; add --grid"),
+            (["ard", "--out", "a.png", "--teacher", "t"], "no meaning without --grid"),
+            (["ard", "--out", "a.png", "--teacher-rows", "none"], "no meaning without --grid"),
+            (["ard", "--out", "a.npz", "--grid"], "--out a.npz: --grid writes one picture"),
+            (["ard", "--out", "a.png", "--grid", "--teacher", "t", "--teacher-rows", "none"], "leave out one of both"),
+            (["ard", "--out", "a.png", "--grid", "--teacher", "t"], "t is no teacher"),
+            (["--out", "a.png", "--grid"], "--student is empty"),
+        ],
+        ids=str,
+    )
+    def test_options_that_do_not_go_together_are_refused(
+        self, options: list[str], told: str, students: dict[str, Path], refused: Made, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(students["kd"].parent)
+        assert told in refused("sample", "--student", *options)
+
+    def test_the_teacher_of_a_grid_is_that_of_all_students(
+        self, toys: Path, students: dict[str, Path], tmp_path: Path, refused: Made
+    ) -> None:
+        options = ["--teacher", toys / "other_teacher", "--out", tmp_path / "a.png", *GRID]
+        assert "is not the student's" in refused("sample", "--student", students["kd"], students["ard"], *options)
+
+    @pytest.mark.parametrize("change", [{"latent_size": 16}, {"channels": 3}, {"num_classes": 7}], ids=str)
+    def test_the_students_of_a_grid_make_the_same(self, change: dict[str, int], toys: Path) -> None:
+        card = load_card(toys / "student")
+        other = dataclasses.replace(card, network=dataclasses.replace(card.network, **change))
+        require_one_shape([Path("a"), Path("b")], [card, card])
+        with pytest.raises(InputError, match=r"^c makes .*, a 1 x 8 x 8 with 10 classes; the students of a grid"):
+            require_one_shape([Path("a"), Path("b"), Path("c")], [card, card, other])
+
+
 def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
     """A call of each command that has --dry-run."""
     return {
@@ -239,7 +334,15 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "distill": ["--trajectories", toys / "grid_store", "--out", out],
         "sample": ["--student", toys / "student", "--out", out / "grid.png"],
         "evaluate": ["--student", toys / "student", "--json", out / "rows.json"],
+        "flops": [],
+        "analyze masks": ["--out", out],
+        "analyze attention": ["--student", toys / "student", "--out", out],
+        "analyze errors": ["--student", toys / "student", "--out", out],
+        "analyze convergence": ["--student", toys / "kept", "--out", out],
+        "analyze pareto": ["--student", toys / "student", "--out", out],
         "demo": ["--out", out],
+        "sweep": ["--trajectories", toys / "store", "--out", out],
+        "reproduce": ["--scale", "tiny", "--out", out],
     }
 
 

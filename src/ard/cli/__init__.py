@@ -20,11 +20,28 @@ COMMANDS = {
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),
     "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
     "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),
+    "flops": ("ard.cli.flops", "Flops", "count what a student costs, and the paper's table of it"),
+    "analyze masks": ("ard.cli.analyze.masks", "Masks", "draw which steps a step reads (Figure 3b)"),
+    "analyze attention": (
+        "ard.cli.analyze.attention",
+        "Attention",
+        "how much each step reads its history (Figure 4)",
+    ),
+    "analyze errors": ("ard.cli.analyze.errors", "Errors", "which steps accumulate the error (Figure 6b)"),
+    "sweep": ("ard.cli.sweep", "Sweep", "train and compare a grid of students on one trajectory store"),
+    "analyze convergence": (
+        "ard.cli.analyze.convergence",
+        "Convergence",
+        "score against training iterations (Figure 6a)",
+    ),
+    "analyze pareto": ("ard.cli.analyze.pareto", "Pareto", "score against cost and latency (Figure 2c, d)"),
+    "reproduce": (
+        "ard.cli.reproduce",
+        "Reproduce",
+        "the paper's study: its tables, its figures, a verdict on its claims",
+    ),
     "demo": ("ard.cli.demo", "Demo", "the whole pipeline on the embedded digits, with a report"),
 }
-
-
-HELP = {"-h", "--help"}
 
 
 def main() -> None:
@@ -34,18 +51,17 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit status of `ard` with these arguments."""
-    if not arguments or arguments[0] in HELP:
-        print(_overview())
-        return 0
-    if arguments[1:2] and arguments[1] in HELP and _members(arguments[0]):
-        print(_overview(f"{arguments[0]} "))
-        return 0
     try:
-        if arguments[0] == "--version":
-            print(importlib.import_module("ard").__version__)
-            return 0
-        verb, options = _split(arguments)
-        parse(verb, options).run()
+        match arguments:
+            case [] | ["-h" | "--help"]:
+                print(_overview())
+            case ["--version"]:
+                print(importlib.import_module("ard").__version__)
+            case [group, "-h" | "--help"] if _members(group):
+                print(_overview(f"{group} "))
+            case _:
+                verb, options = _split(arguments)
+                parse(verb, options).run()
     except InputError as error:
         return _complain(str(error))
     except OSError as error:

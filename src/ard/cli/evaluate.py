@@ -1,59 +1,268 @@
-"""ard evaluate: students to a table of numbers."""
+"""ard evaluate: students to a table of numbers, or any images to numbers that others can check."""
 
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ard.cli.options import print_plan
+import torch
+from torch import distributed
+
+from ard.cli.options import parse_range, print_plan
+from ard.config import to_plain
 from ard.devices import DeviceName, resolve_device
+from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
+from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
+from ard.evaluation.images import Images, LabelSampling, open_folder, open_student
+from ard.evaluation.metrics.precision_recall import Distances
+from ard.evaluation.protocol import (
+    NUM_KEPT,
+    Metric,
+    Settings,
+    Weights,
+    check_reference,
+    check_weights,
+    load_networks,
+    make_reference,
+    measure,
+)
+from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.files import write_json
 from ard.references import MIN_SAMPLES, evaluate_students, references_in
 from ard.students import load_card
 from ard.table import format_rows
 
+FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.
+
+# What each way to call the command takes; the rest must stay at its default.
+ALWAYS = {"batch_size", "device", "dry_run"}
+TAKES = {
+    "student": {"teacher", "references", "num", "json"},
+    "samples": {
+        *("ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
+        *("pr_distances", "num_kept", "json"),
+    },
+    "make_ref": {"out", "inception", "dinov2", "num", "num_kept"},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure students against their teacher, its untrained few-step run, and the real data.
+    """Measure students against their teacher, or any images under the ADM protocol.
 
-    All models start from the same noises. The distances are Fréchet distances on the features of a small classifier
-    that is trained once and kept, with two batches of the teacher's samples, in the teacher's folder. For instance:
+    With --student: students, their teacher and its untrained few-step run from the same noises. The distances are
+    Fréchet distances on the features of a small classifier that is trained once and kept, with two batches of the
+    teacher's samples, in the teacher's folder.
 
-        ard evaluate --student runs/ard --json runs/ard/metrics.json
-        ard evaluate --student runs/ard runs/step
+    With --samples: FID, sFID, Inception score, precision and recall as papers report them, and KID, FD-DINOv2 and
+    CMMD, from weights that lie on this machine. With --make-ref: the reference file that this needs, which OpenAI's
+    script reads too. For instance:
+
+        ard evaluate --student runs/ard runs/step --json runs/metrics.json
+        ard evaluate --samples runs/ard --num 50000 --ref imagenet256.npz --inception inception.pth --json fid.json
+        ard evaluate --samples samples.npz --ref imagenet256.npz --metrics fid,kid --inception inception.pth
+        ard evaluate --make-ref imagenet/train-256 --out imagenet256.npz --inception inception.pth
     """
 
-    student: tuple[Path, ...]
+    student: tuple[Path, ...] = ()
     """Folders of one or more students of the same teacher."""
     teacher: Path | None = None
-    """Folder of the teacher; None: where the first student says."""
+    """--student: folder of the teacher; None: where the first student says."""
     references: Path | None = None
-    """Folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
-    num: int = 1500
-    """Images per model."""
+    """--student: folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
+    samples: Path | None = None
+    """A folder of PNGs, an .npz with arr_0, or a student's folder, from which samples are drawn."""
+    ref: Path | None = None
+    """--samples: what to compare with: an ADM .npz, or a folder of PNGs."""
+    metrics: str = "fid,sfid,is,pr"
+    """--samples: of fid, sfid, is (Inception score), pr (precision and recall), kid, fd-dinov2, cmmd."""
+    inception: Path | None = None
+    """pt_inception-2015-12-05-6726825d.pth as pytorch-fid and torch-fidelity publish it, or as .safetensors."""
+    dinov2: Path | None = None
+    """A local Hugging Face folder of facebook/dinov2-large, for fd-dinov2."""
+    clip: Path | None = None
+    """A local Hugging Face folder of openai/clip-vit-large-patch14-336, for cmmd."""
+    seeds: str = ""
+    """--samples STUDENT: seeds, such as 0-49999; empty: --num seeds from 1000000 on."""
+    labels: LabelSampling = LabelSampling.RANDOM
+    """--samples STUDENT: random classes, as ADM and DiT draw them, or balanced: the seed modulo their number."""
+    pr_distances: Distances = Distances.EXACT
+    """--samples: exact, or fp16 for precision and recall as ADM's script rounds them."""
+    make_ref: Path | None = None
+    """A folder of PNGs (or an .npz) of which to make a reference."""
+    out: Path | None = None
+    """--make-ref: the .npz to write."""
+    num_kept: int = NUM_KEPT
+    """The first so many pictures of a reference serve precision, recall, KID and CMMD; --make-ref keeps these."""
+    num: int | None = None
+    """Images per model; None: 1500 with --student, 50000 for the samples of a student, otherwise all there are."""
     json: Path | None = None
-    """Where to write the rows as JSON."""
-    batch_size: int = 256
-    """Images drawn together."""
+    """Where to write the numbers as JSON."""
+    batch_size: int | None = None
+    """Images at work together; None: 256 with --student, otherwise 64."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
     """Print the resolved configuration and do nothing."""
 
     def run(self) -> None:
-        """Evaluate, print the table, write the JSON."""
-        require_at_least(1, {"batch_size": self.batch_size})
-        require_at_least(MIN_SAMPLES, {"num": self.num})
-        if not self.student:
-            raise InputError("--student is empty; name at least one student's folder")
+        """Evaluate, print the numbers, write the JSON or the reference."""
+        mode = self._mode()
+        require_at_least(1, {"batch_size": self._batch_size(), "num_kept": self.num_kept})
+        match mode:
+            case "student":
+                self._evaluate_students()
+            case "samples":
+                self._measure_samples()
+            case _:
+                self._make_reference()
+
+    def _mode(self) -> str:
+        """The one option that says what to do; InputError for none, several, or options of another."""
+        given = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
+        chosen = [name for name in TAKES if name in given]
+        if not chosen:
+            raise InputError("--student is empty; name a student's folder, or give --samples or --make-ref")
+        if len(chosen) > 1:
+            raise InputError(f"{_option(chosen[0])} and {_option(chosen[1])} exclude each other; give one of them")
+        if foreign := sorted(given - TAKES[chosen[0]] - ALWAYS - {chosen[0]}):
+            raise InputError(f"{_option(foreign[0])} has no meaning with {_option(chosen[0])}; leave one of them out")
+        return chosen[0]
+
+    def _batch_size(self) -> int:
+        return self.batch_size if self.batch_size is not None else (256 if self.student else 64)
+
+    def _evaluate_students(self) -> None:
+        num = 1500 if self.num is None else self.num
+        require_at_least(MIN_SAMPLES, {"num": num})
         device = resolve_device(self.device)
         cards = [load_card(folder) for folder in self.student]
         teacher = self.teacher or cards[0].teacher.folder(self.student[0])
-        references = references_in(self.references or teacher / "evaluation", num=self.num)
+        references = references_in(self.references or teacher / "evaluation", num=num)
         if self.dry_run:
             return print_plan({"students": cards, "teacher": teacher, "references": references, "device": str(device)})
-        result = evaluate_students(self.student, teacher, references, device=device, batch_size=self.batch_size)
+        result = evaluate_students(self.student, teacher, references, device=device, batch_size=self._batch_size())
         print(format_rows(result.rows))
+        self._write({"rows": [row.plain() for row in result.rows]})
+
+    def _measure_samples(self) -> None:
+        device = resolve_device(self.device)
+        samples = self._open_samples(device)
+        reference = _open_reference(self.ref)
+        metrics = _metrics(self.metrics)
+        names = {metric.network for metric in metrics}
+        check_weights(names, self._weights())
+        check_reference(reference, metrics, samples)
+        settings = Settings(num_kept=self.num_kept, pr_distances=self.pr_distances)
+        if self.dry_run:
+            plain = reference.plain() if reference else None
+            return self._print_plan(
+                device, samples=samples.plain(), reference=plain, metrics=metrics, settings=settings
+            )
+        with _process_group(device):
+            networks = load_networks(names, self._weights(), device)
+            result = measure(samples, reference, metrics, networks, settings=settings, batch_size=self._batch_size())
+        if rank_and_world()[0] == 0:
+            print(format_result(result))
+            self._write(to_plain(result))
+
+    def _make_reference(self) -> None:
+        if self.out is None or self.out.suffix != ".npz":
+            raise InputError(f"--out {self.out}: --make-ref writes a file whose name ends in .npz; name it with --out")
+        device = resolve_device(self.device)
+        images = _open_pictures(self.make_ref or Path()).first(self.num)
+        names = {"inception"} | ({"dinov2"} if self.dinov2 else set())
+        check_weights(names, self._weights())
+        if self.dry_run:
+            return self._print_plan(device, images=images.plain(), out=self.out, num_kept=self.num_kept)
+        with _process_group(device):
+            networks = load_networks(names, self._weights(), device)
+            make_reference(self.out, images, networks, num_kept=self.num_kept, batch_size=self._batch_size())
+        if rank_and_world()[0] == 0:
+            kept = min(self.num_kept, images.count)
+            print(f"reference {self.out}: statistics of {images.count} images, the first {kept} kept")
+
+    def _open_samples(self, device: torch.device) -> Images:
+        """The samples, drawn from a student or read; InputError for options that only a student takes."""
+        path = self.samples or Path()
+        if _is_student(path):
+            return open_student(path, seeds=self._seeds(), labels=self.labels, device=device)
+        if self.seeds or self.labels is not LabelSampling.RANDOM:
+            raise InputError(f"--seeds and --labels are for samples that are drawn, and {path} is no student")
+        return _open_pictures(path).first(self.num)
+
+    def _seeds(self) -> Sequence[int]:
+        """The seeds of a student's samples; InputError when their number contradicts --num."""
+        num = NUM_SAMPLES if self.num is None else self.num
+        require_at_least(1, {"num": num})
+        if not self.seeds:
+            return range(FIRST_SEED, FIRST_SEED + num)
+        seeds = parse_range(self.seeds, "seeds")
+        if self.num not in {None, len(seeds)}:
+            raise InputError(f"--num {self.num} and --seeds {self.seeds}, which are {len(seeds)}, differ; give one")
+        return seeds
+
+    def _weights(self) -> Weights:
+        return Weights(inception=self.inception, dinov2=self.dinov2, clip=self.clip)
+
+    def _print_plan(self, device: torch.device, **plan: Any) -> None:
+        """What the ADM protocol would be run on."""
+        print_plan({**plan, "weights": self._weights(), "batch_size": self._batch_size(), "device": str(device)})
+
+    def _write(self, plain: dict[str, Any]) -> None:
         if self.json:
-            write_json(self.json, {"rows": [row.plain() for row in result.rows]})
+            write_json(self.json, plain)
             print(f"written to {self.json}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _metrics(text: str) -> tuple[Metric, ...]:
+    """The metrics of a list such as fid,sfid,is,pr."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in list(Metric)]:
+        raise InputError(f"--metrics {text}: unknown {unknown[0]!r}; allowed: {', '.join(Metric)}")
+    return tuple(Metric(name) for name in dict.fromkeys(names))
+
+
+def _is_student(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
+def _open_pictures(path: Path) -> Images:
+    """The pictures of a folder or an .npz file."""
+    if path.is_dir() and not _is_student(path):
+        return open_folder(path)
+    if path.suffix == ".npz" and path.is_file():
+        return open_array_file(path)
+    raise InputError(f"{path} is no student, no .npz file and no folder of images")
+
+
+def _open_reference(path: Path | None) -> Reference | None:
+    """What --ref names: an ADM file or a folder."""
+    if path is None:
+        return None
+    return read_reference(path) if path.suffix == ".npz" else folder_reference(_open_pictures(path))
+
+
+@contextlib.contextmanager
+def _process_group(device: torch.device) -> Iterator[None]:
+    """The ranks that torchrun started, able to sum; nothing for one process."""
+    if rank_and_world()[1] == 1:
+        yield
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(f"WORLD_SIZE is {rank_and_world()[1]}, but there is no MASTER_ADDR: start it with torchrun")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

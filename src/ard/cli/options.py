@@ -1,8 +1,10 @@
 """What the commands share: ranges such as 0-63, plans that --dry-run prints, and what is already there."""
 
 import json
+import math
 import re
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from ard.config import to_plain
 from ard.errors import InputError
@@ -18,6 +20,28 @@ def parse_range(text: str, name: str) -> list[int]:
         if last and int(last) < int(first):
             raise InputError(f"--{name} {text}: the range {part} runs backwards; write {last}-{first}")
         numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def parse_choices(text: str, name: str, kind: type[Choice]) -> tuple[Choice, ...]:
+    """The members of a text such as window,causal; InputError for anything else."""
+    words = text.split(",")
+    if unknown := [word for word in words if word not in list(kind)]:
+        raise InputError(f"--{name} {text}: {unknown[0]!r} is unknown; allowed, with commas between: {', '.join(kind)}")
+    return tuple(kind(word) for word in words)
+
+
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
+    """The numbers of a text such as 1e-3,3e-3; InputError for anything else and for what is not finite."""
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise InputError(f"--{name} {text}: numbers with commas between are expected, such as 1e-3,3e-3")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""ard sample: a student to images."""
+"""ard sample: a student, or several models from the same noises, to images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,20 @@ from pathlib import Path
 import torch
 
 from ard.cli.options import parse_range, print_plan
+from ard.cli.sample_grid import (
+    GridRow,
+    TeacherRows,
+    draw_images,
+    require_one_shape,
+    student_grid_rows,
+    teacher_grid_rows,
+)
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
-from ard.pictures import save_samples
+from ard.files import write_atomically
+from ard.pictures import labelled_sheet, png_bytes, save_samples, to_pixels
 from ard.progress import progress_bar
-from ard.sampling import sample
-from ard.students import load_student
-from ard.teacher import noise_for_seeds
+from ard.students import StudentCard, load_student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +27,30 @@ class Sample:
     """Draw images from a student, one per seed.
 
     Seed s gets the label number s mod (how many labels there are). What is written depends on --out: a sheet (.png),
-    arrays (.npz: arr_0 uint8 NHWC, labels, seeds) or a folder of PNGs (no suffix). For instance:
+    arrays (.npz: arr_0 uint8 NHWC, labels, seeds) or a folder of PNGs (no suffix). With --grid, several models draw
+    from the same noises: one sheet with a row per model, the teacher's first (the paper's Figure 5). For instance:
 
         ard sample --student runs/ard --labels 0-9 --seeds 0-63 --out grid.png
         ard sample --student runs/ard --labels 3 --seeds 0-999 --out threes.npz
+        ard sample --student runs/kd runs/step runs/ard --grid --seeds 1000000-1000009 --out models.png
+        ard sample --student runs/ard --teacher runs/teacher --teacher-rows both --grid --seeds 0-9 --out models.png
     """
 
-    student: Path
-    """Folder of the student."""
+    student: tuple[Path, ...]
+    """Folder of the student; with --grid, folders of one or more."""
     out: Path
-    """grid.png, samples.npz or a folder."""
+    """grid.png, samples.npz or a folder; with --grid a .png."""
     labels: str = "all"
     """Labels, such as 0-9 or 3 or 1,4,7; all: every class."""
     seeds: str = "1000000-1000063"
     """Seeds, such as 0-63; an image depends on its seed and label only. The noise of a seed is the same everywhere: the
     seeds of the training trajectories (from 0 on, unless collected otherwise) give noises that the student has seen."""
+    grid: bool = False
+    """A row per model and a column per seed."""
+    teacher: Path | None = None
+    """With --grid: folder of the teacher; None: where the first student says."""
+    teacher_rows: TeacherRows = TeacherRows.FULL
+    """With --grid: full (the teacher's guided ODE), both (also its untrained run on each student's grid) or none."""
     batch_size: int = 64
     """Images drawn together."""
     device: DeviceName = "auto"
@@ -45,29 +61,58 @@ class Sample:
     def run(self) -> None:
         """Draw and write."""
         require_at_least(1, {"batch_size": self.batch_size})
+        self._refuse_clashes()
+        device = resolve_device(self.device)
+        students = [load_student(folder, device) for folder in self.student]
+        cards = [card for _, card in students]
+        require_one_shape(self.student, cards)
+        seeds = parse_range(self.seeds, "seeds")
+        labels = self._labels(seeds, cards[0].network.num_classes)
+        rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students)]
+        if self.dry_run:
+            plan = {"students": cards, "rows": [row.label for row in rows], "seeds": self.seeds, "labels": self.labels}
+            return print_plan({**plan, "device": str(device), "out": self.out})
+        with progress_bar(len(rows) * len(seeds), "sample", unit="img") as bar:
+            size, network = self.batch_size, cards[0].network
+            images = [
+                draw_images(row, network, seeds, labels, batch_size=size, device=device, progress=bar.update)
+                for row in rows
+            ]
+        if not self.grid:
+            save_samples(self.out, images[0], labels, seeds)
+            steps = cards[0].student.num_steps
+            return print(f"samples {self.out}: {len(seeds)} images, {steps} network evaluations each")
+        pixels = [to_pixels(some) for some in images]
+        scale = max(1, 64 // pixels[0].shape[1])
+        write_atomically(self.out, png_bytes(labelled_sheet([row.label for row in rows], pixels, scale=scale)))
+        print(f"samples {self.out}: {len(rows)} models, {len(seeds)} images each from the same noises")
+
+    def _refuse_clashes(self) -> None:
+        """InputError for options that do not go together."""
+        if not self.student:
+            raise InputError("--student is empty; name at least one student's folder")
+        if self.grid and self.out.suffix != ".png":
+            raise InputError(f"--out {self.out}: --grid writes one picture; allowed is a name ending in .png")
         if self.out.suffix not in {".png", ".npz", ""}:
             raise InputError(f"--out {self.out}: allowed are a name ending in .png or .npz, or a folder without a dot")
-        device = resolve_device(self.device)
-        student, card = load_student(self.student, device)
-        seeds = parse_range(self.seeds, "seeds")
-        every = list(range(card.network.num_classes))
-        choices = every if self.labels == "all" else parse_range(self.labels, "labels")
-        if unknown := [label for label in choices if label >= card.network.num_classes]:
-            last = card.network.num_classes - 1
-            raise InputError(f"--labels {self.labels}: label {unknown[0]} is out of range; allowed: 0 to {last}")
-        labels = [choices[seed % len(choices)] for seed in seeds]
-        if self.dry_run:
-            return print_plan(
-                {"card": card, "seeds": self.seeds, "labels": self.labels, "device": str(device), "out": self.out}
+        if len(self.student) > 1 and not self.grid:
+            raise InputError(f"--student names {len(self.student)} folders; add --grid for a row each, or name one")
+        if not self.grid and (self.teacher or self.teacher_rows is not TeacherRows.FULL):
+            raise InputError("--teacher and --teacher-rows have no meaning without --grid, which has rows of a teacher")
+        if self.teacher and self.teacher_rows is TeacherRows.NONE:
+            raise InputError(f"--teacher {self.teacher} has no meaning with --teacher-rows none; leave out one of both")
+
+    def _labels(self, seeds: list[int], num_classes: int) -> list[int]:
+        """The label of every seed; InputError for one that the student does not have."""
+        choices = list(range(num_classes)) if self.labels == "all" else parse_range(self.labels, "labels")
+        if unknown := [label for label in choices if label >= num_classes]:
+            raise InputError(
+                f"--labels {self.labels}: label {unknown[0]} is out of range; allowed: 0 to {num_classes - 1}"
             )
-        shape = (card.network.channels, card.network.latent_size, card.network.latent_size)
-        images = []
-        with progress_bar(len(seeds), "sample", unit="img") as bar:
-            for part, label in zip(
-                torch.tensor(seeds).split(self.batch_size), torch.tensor(labels).split(self.batch_size), strict=True
-            ):
-                noise = noise_for_seeds(part, shape).to(device)
-                images.append(sample(student, noise, label=label.to(device))[:, -1].cpu())
-                bar.update(len(part))
-        save_samples(self.out, torch.cat(images), labels, seeds)
-        print(f"samples {self.out}: {len(seeds)} images, {card.student.num_steps} network evaluations each")
+        return [choices[seed % len(choices)] for seed in seeds]
+
+    def _teacher_rows(self, cards: list[StudentCard], device: torch.device) -> list[GridRow]:
+        if not self.grid or self.teacher_rows is TeacherRows.NONE:
+            return []
+        folder = self.teacher or cards[0].teacher.folder(self.student[0])
+        return teacher_grid_rows(cards, folder, self.teacher_rows, device=device)

@@ -7,14 +7,16 @@ import torch
 
 from ard.config import fingerprint_of
 from ard.evaluation.classifier import TrainedClassifier
-from ard.evaluation.metrics import frechet_distance, precision_recall
+from ard.evaluation.metrics.frechet import frechet_distance
+from ard.evaluation.metrics.moments import Moments, moments_of
+from ard.evaluation.metrics.precision_recall import precision_recall
 from ard.losses import step_errors
 from ard.models.student import Student
 from ard.sampling import sample
 from ard.students import StudentCard
 from ard.teacher import Ode, Teacher, solve_pf_ode
 from ard.trajectories.reader import TrajectoryBatch
-from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, States, Trajectory
+from ard.types import Labels, Latents, OtherFeatures, RealImages, States, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +88,29 @@ class Judge:
     paired: Latents
     """The teacher's samples from them."""
     labels: Labels
-    reference: Features
+    reference: Moments
     floor: float
 
     def scores(self, images: Latents) -> Scores:
         """The scores of images that were made from the evaluation noises."""
         features, predicted = self.classifier.features(images)
-        precision, recall = precision_recall(self.real, features)
+        moments, count = moments_of(features), min(len(self.real), len(features))
+        # Balls shrink as a set grows: sets of the same size, the first rows of each, compare alike.
+        precision, recall = precision_recall(self.real[:count], features[:count])
         return Scores(
-            fd_teacher=frechet_distance(features, self.reference),
-            fd_real=frechet_distance(features, self.real),
+            fd_teacher=frechet_distance(moments, self.reference),
+            fd_real=frechet_distance(moments, moments_of(self.real)),
             fd_floor=self.floor,
-            paired_mse=float((images.clamp(-1, 1) - self.paired.clamp(-1, 1)).square().mean()),
+            paired_mse=paired_error(images, self.paired),
             precision=precision,
             recall=recall,
             accuracy=float((predicted == self.labels).float().mean()),
         )
+
+
+def paired_error(images: Latents, paired: Latents) -> float:
+    """Mean squared distance of images to the teacher's from the same noises, pixels cut to [-1, 1]."""
+    return float((images.clamp(-1, 1) - paired.clamp(-1, 1)).square().mean())
 
 
 def make_judge(
@@ -109,15 +118,15 @@ def make_judge(
 ) -> Judge:
     """A judge from the real images, the teacher's evaluation trajectories and its independent samples."""
     paired = evaluation.states[:, -1].float()
-    reference_features = classifier.features(reference)[0]
-    floor = frechet_distance(classifier.features(paired)[0], reference_features)
+    reference_moments = moments_of(classifier.features(reference)[0])
+    floor = frechet_distance(moments_of(classifier.features(paired)[0]), reference_moments)
     return Judge(
         classifier=classifier,
         real=classifier.features(real)[0],
         noise=evaluation.states[:, 0].float(),
         paired=paired,
         labels=evaluation.labels,
-        reference=reference_features,
+        reference=reference_moments,
         floor=floor,
     )
 

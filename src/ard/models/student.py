@@ -91,7 +91,7 @@ class Student(nn.Module):
         rows, tau = states.flatten(0, 1), self.tau.to(states.dtype)
         tokens = self.network.embed(rows) + self.step_embedding[steps].unsqueeze(1)
         condition = self.network.condition(self.diffusion.network_time(tau[steps]), label.repeat_interleave(count))
-        tokens = self.network.run_blocks(tokens, condition, _History(self, step, count, cache))
+        tokens = self.network.run_blocks(tokens, condition, History(self, step, count, cache))
         output = self.network.unpatchify(self._head(tokens, condition, step, count)).to(states.dtype)
         return self._next_state(rows, output, tau[steps], tau[steps + 1]).unflatten(0, (batch, count))
 
@@ -124,13 +124,14 @@ class Student(nn.Module):
         return ddim_step(self.diffusion, x, output, t, t_next)
 
 
-class _History:
+class History:
     """Attention with history in the lowest N blocks, plain self-attention above (Section 3.2)."""
 
     def __init__(self, student: Student, step: int, count: int, cache: KVCache | None) -> None:
         self.student, self.step, self.count, self.cache = student, step, count, cache
 
     def __call__(self, block: int, q: Heads, k: Heads, v: Heads) -> Heads:
+        """The attention's output; in sampling, the keys and values of the step are kept for the later ones."""
         config = self.student.config
         if block >= config.history_blocks or config.mask is HistoryMask.DIAGONAL:
             return attend_self(block, q, k, v)

@@ -1,0 +1,60 @@
+"""ard reproduce: the paper's study, tables and figures."""
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from ard.cli.options import print_plan
+from ard.devices import DeviceName
+from ard.errors import InputError
+from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
+from ard.reproduce.tiny import TinyConfig, plan, run_tiny
+
+
+class Scale(StrEnum):
+    """How large the study is."""
+
+    TINY = "tiny"  # On scikit-learn's digits, in under an hour on two cores.
+    IMAGENET256 = "imagenet256"  # The paper's own run.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Run the paper's study: Table 1, Figures 2 to 6, and a verdict on each of the paper's claims.
+
+    tiny runs on the embedded digits and writes report.md with its figures. imagenet256 is the paper's own run; it
+    needs the teacher's weights, the autoencoder, the Inception network and ADM's reference batch. Both go on where
+    they stopped. For instance:
+
+        ard reproduce --scale tiny --out runs/reproduce
+        ard reproduce --scale imagenet256 --out runs/imagenet256 --tflops 3200 --dry-run
+    """
+
+    scale: Scale
+    """tiny or imagenet256."""
+    out: Path
+    """Folder for everything that is made."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    imagenet: ImagenetConfig = field(default_factory=ImagenetConfig)
+    jobs: int = 0
+    """Commands that run at a time; 0: one per core for tiny, one for imagenet256."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    dry_run: bool = False
+    """Print the commands, what they need and what they cost, and do nothing."""
+
+    def run(self) -> None:
+        """Run what is missing."""
+        if self.jobs < 0:
+            raise InputError(f"jobs is {self.jobs}; 0 means the default, otherwise at least 1")
+        match self.scale:
+            case Scale.TINY if self.dry_run:
+                print_plan({"tiny": self.tiny, "out": self.out, "stages": plan(self.out, self.tiny)})
+            case Scale.TINY:
+                report = run_tiny(self.out, self.tiny, device=self.device, jobs=self.jobs or os.cpu_count() or 1)
+                print(f"report: {report}")
+            case Scale.IMAGENET256 if self.dry_run:
+                print_plan({"imagenet": self.imagenet, "out": self.out, **imagenet_plan(self.out, self.imagenet)})
+            case Scale.IMAGENET256:
+                run_imagenet(self.out, self.imagenet, device=self.device, jobs=self.jobs or 1)

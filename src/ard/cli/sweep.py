@@ -1,0 +1,130 @@
+"""ard sweep: a grid of students on one trajectory store."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ard.cli.options import parse_choices, parse_numbers, parse_range, print_plan
+from ard.devices import DeviceName, resolve_device
+from ard.errors import InputError, require_at_least
+from ard.figures import require_matplotlib
+from ard.grids import Grid
+from ard.history import HistoryAttention, HistoryMask
+from ard.models.student import Prediction, StateKind
+from ard.references import MIN_SAMPLES, references_in
+from ard.sweep import HEADER, Place, body_of, run_sweep
+from ard.table import as_text, floor_note
+from ard.teacher import load_teacher_card
+from ard.trajectories.manifest import load_manifest
+from ard.trajectories.reader import TrajectoryReader
+
+ALL_BLOCKS = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Train and compare every combination of the given values, each with every seed, on one trajectory store.
+
+    Lists have commas between, numbers may be ranges. What another value makes equal is trained once: without history
+    (diagonal, or N = 0) there is one student, with 1 step too, and with 2 steps all other masks are the same. A grid
+    that grows, or that was killed, trains only what is missing. For instance:
+
+        ard sweep --trajectories runs/all --num-steps 2,4 --masks diagonal,causal --seeds 0-2 --out runs/sweep
+        ard sweep --trajectories runs/all --masks diagonal,window,anchor,causal --history-blocks 1-4 --out runs/sweep
+        ard sweep --trajectories runs/all --state x_t,x_0_hat --prediction next_state,solver_step --out runs/sweep
+        ard sweep --trajectories runs/all --learning-rates 1e-3,2e-3,4e-3 --out runs/sweep
+    """
+
+    trajectories: Path
+    """Folder of the training trajectories: `ard collect --keep all --states x_t x_0_hat` serves every grid."""
+    out: Path
+    """Folder of the students, results.json, table.md and sweep.svg."""
+    num_steps: str = "4"
+    """S, such as 1,2,4."""
+    masks: str = "diagonal,causal"
+    """Any of diagonal (M1), window (M2), anchor (M3), causal (M4)."""
+    history_blocks: str = ALL_BLOCKS
+    """N, such as 1-3; all: every block."""
+    history: str = "gated"
+    """How the history enters attention: gated, shared or both."""
+    state: str = "x_t"
+    """x_t, x_0_hat or both."""
+    prediction: str = "solver_step"
+    """solver_step, next_state or both."""
+    own_history: str = "0"
+    """Final probability that training reads the student's own states, such as 0,1."""
+    learning_rates: str = ""
+    """One for all; or several: each arm takes the one that is best on separate trajectories; empty: the defaults."""
+    seeds: str = "0-2"
+    """Training seeds."""
+    iterations: int = 600
+    """Updates of every student."""
+    batch_size: int = 32
+    """Trajectories per update."""
+    checkpoint_every: int = 0
+    """Keep a checkpoint of every so many updates, for `ard analyze convergence`; 0: only the last."""
+    teacher: Path | None = None
+    """Folder of the teacher; None: where the store says."""
+    references: Path | None = None
+    """Folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
+    num: int = 1500
+    """Images per model in the evaluation."""
+    jobs: int = 0
+    """Students that train at a time; 0: one per core."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    dry_run: bool = False
+    """Print the resolved grid and do nothing."""
+
+    def run(self) -> None:
+        """Train, evaluate and publish what is missing."""
+        require_at_least(0, {"jobs": self.jobs, "checkpoint_every": self.checkpoint_every})
+        require_at_least(MIN_SAMPLES, {"num": self.num})
+        resolve_device(self.device)
+        require_matplotlib()
+        grid, place = self._grid(), self._place()
+        depth = load_teacher_card(place.teacher).network.depth
+        designs = grid.designs(depth)
+        for design in designs:
+            TrajectoryReader(self.trajectories, state=design.student.state, num_steps=design.student.num_steps)
+        if self.dry_run:
+            cells = [cell.name for cell in grid.cells(depth, grid.default_rates(depth))]
+            trials = [cell.name for cell in grid.trials(depth)] if len(grid.learning_rates) > 1 else []
+            return print_plan({"grid": grid, "place": place, "trials": trials, "cells": cells})
+        results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
+        print(as_text(HEADER, body_of(results)))
+        print(floor_note(results.floor))
+        print(f"numbers: {self.out / 'results.json'}\nfigure: {self.out / 'sweep.svg'}")
+
+    def _grid(self) -> Grid:
+        """The options as values."""
+        blocks = self.history_blocks
+        own = parse_numbers(self.own_history, "own-history")
+        if wrong := [share for share in own if not 0 <= share <= 1]:
+            raise InputError(f"--own-history {self.own_history}: {wrong[0]:g} is no probability; allowed: 0 to 1")
+        return Grid(
+            num_steps=tuple(parse_range(self.num_steps, "num-steps")),
+            masks=parse_choices(self.masks, "masks", HistoryMask),
+            history_blocks=(-1,) if blocks == ALL_BLOCKS else tuple(parse_range(blocks, "history-blocks")),
+            histories=parse_choices(self.history, "history", HistoryAttention),
+            states=parse_choices(self.state, "state", StateKind),
+            predictions=parse_choices(self.prediction, "prediction", Prediction),
+            own_histories=own,
+            learning_rates=parse_numbers(self.learning_rates, "learning-rates") if self.learning_rates else (),
+            seeds=tuple(parse_range(self.seeds, "seeds")),
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+        )
+
+    def _place(self) -> Place:
+        """Where everything lies."""
+        manifest, _ = load_manifest(self.trajectories)
+        teacher = self.teacher or manifest.teacher.folder(self.trajectories)
+        return Place(
+            out=self.out,
+            store=self.trajectories,
+            teacher=teacher,
+            references=references_in(self.references or teacher / "evaluation", num=self.num),
+            device=self.device,
+            jobs=self.jobs or os.cpu_count() or 1,
+        )

@@ -1,0 +1,70 @@
+"""Local Hugging Face folders: the configuration and safetensors weights of a published network, and nothing remote."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ard.errors import InputError, MissingExtraError
+from ard.evaluation.features.network import sha256_of
+from ard.files import read_json
+
+
+def load_pretrained(
+    folder: Path, *, choose: Callable[[Any], Any], kinds: tuple[str, ...], option: str, device: torch.device
+) -> Any:
+    """The network in `folder`, float32, in evaluation mode; `choose` picks its class from the package.
+
+    `kinds` are the model types that config.json may name, `option` is what the user gave the folder with. InputError
+    when the folder is not there, holds another network, or lacks a tensor (which would be drawn at random).
+    """
+    _check(folder, kinds, option)
+    try:
+        model, found = choose(_transformers()).from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # They are told below, in one line.
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise InputError(f"{folder} cannot be loaded: {_first_line(error)}; give {option} a whole folder") from None
+    wrong = {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}
+    if wrong:
+        names = ", ".join(sorted(wrong)[:5])
+        raise InputError(f"{folder} lacks {names}, or has it in another shape; give {option} a whole folder")
+    return model.float().eval().requires_grad_(False).to(device)
+
+
+def weights_sha256(folder: Path) -> str:
+    """The SHA-256 over the folder's safetensors files, in the order of their names."""
+    return sha256_of(*sorted(folder.glob("*.safetensors")))
+
+
+def _check(folder: Path, kinds: tuple[str, ...], option: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is no Hugging Face folder: it has no config.json; {option} takes a local folder")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in kinds:
+        raise InputError(f"{folder} holds a {kind}; {option} takes a folder of the type {' or '.join(kinds)}")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no *.safetensors, and other weights are not read; convert them for {option}")
+
+
+def _transformers() -> Any:
+    """The package, told to stay offline before it is read for the first time."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError("transformers", "eval") from None
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    return transformers
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

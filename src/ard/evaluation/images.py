@@ -1,0 +1,179 @@
+"""Pictures as uint8 RGB batches in a fixed order: of a folder, or drawn from a student."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from ard.config import to_plain
+from ard.errors import InputError
+from ard.pictures import Pixels, to_pixels
+from ard.sampling import sample
+from ard.students import StudentCard, load_card, load_student
+from ard.teacher import noise_for_seeds
+
+LOSSY = {".jpg", ".jpeg"}
+SUFFIXES = {".png", *LOSSY}
+MODES = {"RGB", "L", "P", "1"}  # 8 bits or fewer, and no transparency that would have to be guessed away.
+
+RgbPixels = UInt8[Tensor, "batch height width 3"]
+Batches = Callable[[range, int], Iterator[RgbPixels]]
+
+
+class LabelSampling(StrEnum):
+    """Which classes a student is asked for; the label of a seed is the same in every run."""
+
+    RANDOM = "random"  # Drawn for each seed, as ADM and DiT do.
+    BALANCED = "balanced"  # The seed modulo the number of classes, as `ard sample`: 50 per class of ImageNet's 50,000.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Pictures of one size in a fixed order. Greyscale ones are repeated to three channels."""
+
+    count: int
+    height: int
+    width: int
+    batches: Batches
+    """The pictures of a range, so many at a time: uint8, channels last, always RGB."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Where they come from, for the result."""
+
+    def first(self, num: int | None) -> "Images":
+        """The first `num` pictures; all of them for None. InputError when there are fewer."""
+        if num is None:
+            return self
+        if not 1 <= num <= self.count:
+            raise InputError(f"--num {num}: {self.facts.get('path')} has {self.count} images; allowed: 1 to that")
+        return replace(self, count=num)
+
+    def plain(self) -> dict[str, Any]:
+        """Number, size and origin as JSON holds them."""
+        return {"num": self.count, "height": self.height, "width": self.width, **self.facts}
+
+
+def open_folder(folder: Path) -> Images:
+    """The PNG and JPEG files below `folder` in the order of their names; InputError unless all have one size."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    if not files:
+        raise InputError(f"{folder} is no student, no .npz file and no folder of images: there is no PNG in it")
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(_header, files))
+    (width, height), _ = headers[0]
+    if other := next((index for index, (size, _) in enumerate(headers) if size != headers[0][0]), None):
+        found = "{} x {}".format(*headers[other][0])
+        raise InputError(f"{files[other]} has {found} pixels, {files[0].name} has {width} x {height}: give one size")
+    facts = {
+        "path": str(folder),
+        "kind": "folder",
+        "greyscale": sum(mode in {"L", "1"} for _, mode in headers),
+        "jpeg": sum(file.suffix.lower() in LOSSY for file in files),
+    }
+    batches = _batches_of(lambda rows: _decode_all(files[rows.start : rows.stop]))
+    return Images(count=len(files), height=height, width=width, batches=batches, facts=facts)
+
+
+def open_student(folder: Path, *, seeds: Sequence[int], labels: LabelSampling, device: torch.device) -> Images:
+    """One image per seed, drawn when it is asked for: it depends on its seed and its label, not on the batch."""
+    card = load_card(folder)
+    if card.network.channels not in {1, 3}:
+        raise InputError(
+            f"the student in {folder} makes latents of {card.network.channels} channels, no pictures; "
+            "decode its samples and give their folder"
+        )
+    size = card.network.latent_size
+
+    def batches(rows: range, batch_size: int) -> Iterator[RgbPixels]:
+        student, _ = load_student(folder, device)
+        for part in parts_of(rows, batch_size):
+            chosen = seeds[part.start : part.stop]
+            noise = noise_for_seeds(torch.tensor(chosen), (card.network.channels, size, size)).to(device)
+            label = torch.tensor([label_of(seed, labels, card.network.num_classes) for seed in chosen])
+            yield as_rgb(to_pixels(sample(student, noise, label=label.to(device))[:, -1]).cpu())
+
+    facts = _student_facts(folder, card, seeds, labels)
+    return Images(count=len(seeds), height=size, width=size, batches=batches, facts=facts)
+
+
+def label_of(seed: int, sampling: LabelSampling, num_classes: int) -> int:
+    """The class that a seed stands for. A random one is a hash of the seed, so that it says nothing of the noise."""
+    match sampling:
+        case LabelSampling.BALANCED:
+            return seed % num_classes
+        case LabelSampling.RANDOM:
+            return int.from_bytes(hashlib.sha256(f"label/{seed}".encode()).digest()[:8], "big") % num_classes
+
+
+def parts_of(rows: range, batch_size: int) -> Iterator[range]:
+    """A range in pieces of at most `batch_size`."""
+    yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+def as_rgb(pixels: Pixels) -> RgbPixels:
+    """One channel repeated to three, as every feature network needs them; three stay."""
+    return pixels.expand(-1, -1, -1, 3) if pixels.shape[-1] == 1 else pixels
+
+
+def _student_facts(folder: Path, card: StudentCard, seeds: Sequence[int], labels: LabelSampling) -> dict[str, Any]:
+    """What a number about a student's samples needs beside it."""
+    return {
+        "path": str(folder),
+        "kind": "student",
+        "greyscale": len(seeds) if card.network.channels == 1 else 0,
+        "jpeg": 0,
+        "seeds": _in_words(seeds),
+        "labels": labels.value,
+        "guidance": to_plain(card.ode.guidance),
+        "student": to_plain(card.student),
+        "teacher": card.teacher.hash,
+    }
+
+
+def _in_words(seeds: Sequence[int]) -> str:
+    """Seeds as `--seeds` takes them: 5-9 where they follow one another."""
+    together = list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
+    return f"{seeds[0]}-{seeds[-1]}" if together else ",".join(map(str, seeds))
+
+
+def _batches_of(read: Callable[[range], RgbPixels]) -> Batches:
+    """Batches from a function that reads the rows of a range."""
+    return lambda rows, batch_size: (read(part) for part in parts_of(rows, batch_size))
+
+
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    """(width and height, mode) without decoding; InputError for what is no 8-bit picture."""
+    with _picture(path) as picture:
+        if picture.mode not in MODES or "transparency" in picture.info:
+            raise InputError(f"{path} has the mode {picture.mode}; 8-bit RGB or greyscale without alpha is needed")
+        return picture.size, picture.mode
+
+
+def _decode(path: Path) -> UInt8[Tensor, "height width 3"]:
+    with _picture(path) as picture:
+        try:
+            return torch.from_numpy(np.array(picture.convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:  # What Pillow raises for a file that ends too early.
+            raise InputError(f"{path} is damaged ({error}); make it again") from None
+
+
+def _decode_all(paths: Sequence[Path]) -> RgbPixels:
+    """Pillow decodes without Python's lock, so threads help."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return torch.stack(list(pool.map(_decode, paths)))
+
+
+def _picture(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is no picture or damaged ({error})") from None

@@ -1,0 +1,200 @@
+"""The paper's study on the embedded digits: a plan of `ard` commands, two run at a time, all of them resume."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ard.config import to_plain
+from ard.datasets import load_data
+from ard.devices import DeviceName, resolve_device
+from ard.errors import require_at_least
+from ard.figures import require_matplotlib
+from ard.files import read_json, write_atomically, write_json
+from ard.grids import Cell, Grid
+from ard.history import HistoryMask
+from ard.models.transformer import SIZES
+from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, references_in
+from ard.reproduce.recipes import RECIPES, Recipe
+from ard.reproduce.report import report
+from ard.stages import Stage, run_missing
+from ard.sweep import Place, Results, evaluate_cells, sweep_figure, write_results
+from ard.teacher import load_teacher_card
+
+SEEDS = "1000000-1000009"  # Noises that no student has seen.
+DEPTH = SIZES["tiny"][0]
+CHECKPOINTS = 6  # Of each student with 4 steps, for the convergence curves.
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """The size of the tiny study. The defaults take 40 to 50 minutes on two idle cores."""
+
+    num_seeds: int = 3
+    """Training seeds per student."""
+    num: int = 4000
+    """Training trajectories."""
+    num_evaluation: int = 1500
+    """Images per model in the evaluation."""
+    teacher_iterations: int = 1300
+    """Updates of the teacher."""
+    student_iterations: int = 600
+    """Updates of every student."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        require_at_least(1, {"num_seeds": self.num_seeds, "num": self.num})
+        require_at_least(1, {"teacher_iterations": self.teacher_iterations})
+        require_at_least(CHECKPOINTS, {"student_iterations": self.student_iterations})
+        require_at_least(MIN_SAMPLES, {"num_evaluation": self.num_evaluation})
+
+
+def grids_of(recipe: Recipe, config: TinyConfig) -> list[Grid]:
+    """Table 1's students in the recipe; in the first recipe every mask with every N besides (Figure 6c)."""
+    every_mask, few, everything = tuple(HistoryMask), (1,), (DEPTH,)
+    axes: list[tuple[int, tuple[HistoryMask, ...], tuple[int, ...]]] = [
+        (1, (HistoryMask.DIAGONAL,), few),
+        (2, (HistoryMask.DIAGONAL, HistoryMask.CAUSAL), few),
+        (2, (HistoryMask.CAUSAL,), everything),
+        (4, every_mask, tuple(range(1, DEPTH + 1)) if recipe is RECIPES[0] else few),
+        (4, (HistoryMask.CAUSAL,), everything),
+    ]
+    return [
+        Grid(
+            num_steps=(num_steps,),
+            masks=masks,
+            history_blocks=blocks,
+            states=(recipe.state,),
+            predictions=(recipe.prediction,),
+            histories=(recipe.history,),
+            seeds=tuple(range(config.num_seeds)),
+            iterations=config.student_iterations,
+        )
+        for num_steps, masks, blocks in axes
+    ]
+
+
+def cells_of(recipe: Recipe, config: TinyConfig) -> list[Cell]:
+    """The recipe's students, without repetitions, seed after seed."""
+    grids = grids_of(recipe, config)
+    cells = (cell for grid in grids for cell in grid.cells(DEPTH, grid.default_rates(DEPTH)))
+    return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
+
+
+def all_cells(config: TinyConfig) -> list[Cell]:
+    """The students of all recipes; those with one step are shared by two."""
+    cells = (cell for recipe in RECIPES for cell in cells_of(recipe, config))
+    return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
+
+
+def data_stages(config: TinyConfig) -> list[tuple[str, list[Stage]]]:
+    """The teacher and its trajectories."""
+    collect = ("collect", "--teacher", "OUT/teacher", "--workers", "1", "--num")
+    everything = ("--keep", "all", "--states", "x_t", "x_0_hat")
+    num = str(config.num_evaluation)
+    return [
+        ("teacher", [Stage("teacher", ("teach", "--data", "digits", "--iterations", str(config.teacher_iterations)))]),
+        (
+            "trajectories",
+            [
+                Stage("trajectories-train", (*collect, str(config.num), "--seed", "0", *everything)),
+                Stage("trajectories-evaluation", (*collect, num, "--seed", str(EVALUATION_SEED), *everything)),
+                Stage("trajectories-reference", (*collect, num, "--seed", str(REFERENCE_SEED), "--num-steps", "1")),
+            ],
+        ),
+    ]
+
+
+def figure_stages(config: TinyConfig) -> list[Stage]:
+    """The paper's figures, each an `ard analyze` or `ard sample` of the students it is about."""
+    num = ("--references", "OUT", "--num", str(config.num_evaluation))
+    code, ours = (cells_of(recipe, config) for recipe in (RECIPES[0], RECIPES[2]))
+    first = [cell for cell in code if cell.seed == 0]
+    four = [cell for cell in code if cell.design.student.num_steps == 4]
+    few = [cell for cell in four if cell.design.student.history_blocks <= 1]
+    ends = _ends(few)
+    causal = [cell for cell in first if cell in four and cell.design.student.mask is HistoryMask.CAUSAL]
+    shown = [cell for cell in first if cell.design.student.num_steps == 1 or cell in ends]
+    table = [cell for cell in code if cell.design.student.history_blocks in {0, 1, DEPTH}]
+    ours_few = [one for one in ours if one.design.student.num_steps == 4 and one.design.student.history_blocks <= 1]
+    attention = [cell for cell in causal if cell.design.student.history_blocks in {1, DEPTH}]
+    return [
+        Stage("figure-3b", ("analyze", "masks"), computes=False),
+        Stage("figure-4", ("analyze", "attention", *_students(attention))),
+        Stage("figure-6a", ("analyze", "convergence", *_students(few), *num)),
+        Stage("figure-6b", ("analyze", "errors", *_students([*ends, *_ends(ours_few)]), *num)),
+        Stage("figure-2", ("analyze", "pareto", *_students(table), *num)),
+        Stage("figure-5.png", ("sample", *_students(shown), "--teacher", "OUT/teacher", "--grid", "--seeds", SEEDS)),
+    ]
+
+
+def run_tiny(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) -> Path:
+    """Run what is missing, and publish report.md with its figures in `out`; the path of the report.
+
+    What the last stage needs is asked for before the first one starts.
+    """
+    resolve_device(device)
+    load_data("digits")
+    require_matplotlib()
+    started = time.monotonic()
+    for number, (name, stages) in enumerate(data_stages(config), 1):
+        run_missing(out, stages, device=device, jobs=jobs, title=f"[{number}/5] {name}")
+    place = tiny_place(out, config, device=device, jobs=jobs)
+    cells = all_cells(config)
+    four = [cell for cell in cells if cell.design.student.num_steps == 4]
+    every = max(1, config.student_iterations // CHECKPOINTS)
+    place.train(four, "[3/5] students with 4 steps", checkpoint_every=every)
+    place.train([cell for cell in cells if cell not in four], "[3/5] students with 1 and 2 steps")
+    print("[4/5] evaluation", flush=True)
+    results = evaluate_cells(place, cells)
+    write_results(place.out, results, {"config": to_plain(config)})
+    code = cells_of(RECIPES[0], config)
+    blocks = [result for result in results.cells if result.cell in four and result.cell in code]
+    write_atomically(out / "figure-6c.svg", sweep_figure(Results(results.teacher, blocks)).encode())
+    run_missing(out, figure_stages(config), device=device, jobs=jobs, title="[5/5] figures")
+    seconds = _total_seconds(out, time.monotonic() - started)
+    facts = {"configuration": json.dumps(to_plain(config)), "wall time, all runs of the command": f"{seconds:.0f} s"}
+    network = load_teacher_card(out / "teacher").network
+    write_atomically(out / "report.md", report(out, results, network, facts).encode())
+    return out / "report.md"
+
+
+def tiny_place(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) -> Place:
+    """Where the students lie and what they are compared with."""
+    return Place(
+        out=out / "students",
+        store=out / "trajectories-train",
+        teacher=out / "teacher",
+        references=references_in(out, num=config.num_evaluation),
+        device=device,
+        jobs=jobs,
+    )
+
+
+def plan(out: Path, config: TinyConfig) -> dict[str, list[str]]:
+    """Every command, by stage, as --dry-run shows it."""
+    place = tiny_place(out, config, device="cpu", jobs=1)
+    students = [cell.stage(place.store, checkpoint_every=0) for cell in all_cells(config)]
+    groups = [*data_stages(config), ("students", students), ("figures", figure_stages(config))]
+    return {
+        name: [" ".join(["ard", *stage.command(place.out if name == "students" else out)]) for stage in stages]
+        for name, stages in groups
+    }
+
+
+def _students(cells: Sequence[Cell]) -> tuple[str, ...]:
+    return ("--student", *(f"OUT/students/{cell.name}" for cell in cells))
+
+
+def _ends(cells: Sequence[Cell]) -> list[Cell]:
+    """Step distillation and ARD with the whole history, without the masks between."""
+    return [cell for cell in cells if cell.design.student.mask in {HistoryMask.DIAGONAL, HistoryMask.CAUSAL}]
+
+
+def _total_seconds(out: Path, seconds: float) -> float:
+    """The wall time of this run and of those before it that were stopped or had nothing left to train."""
+    path = out / "seconds.json"
+    before = read_json(path)["seconds"] if path.exists() else 0.0
+    write_json(path, {"seconds": before + seconds})
+    return float(before + seconds)

@@ -1,0 +1,225 @@
+"""A sweep: every cell of a grid is trained once on one trajectory store, all are compared in one table and figure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from ard.config import to_plain
+from ard.devices import DeviceName, resolve_device
+from ard.evaluation.evaluate import Row, paired_error, run_student, student_row
+from ard.figures import COLOURS, Curve, Panel, plot_panels
+from ard.files import read_json, write_atomically, write_json
+from ard.grids import Cell, Grid
+from ard.history import HistoryMask
+from ard.progress import progress_bar
+from ard.references import References, collect_batch, prepare_comparison, read_batch, teacher_rows
+from ard.stages import run_missing
+from ard.students import load_student
+from ard.table import COLUMNS, as_markdown, cell
+from ard.teacher import load_teacher
+from ard.trajectories.manifest import load_manifest
+
+TUNING_SEED = 5_000_000  # Noises that neither training nor evaluation uses.
+NUM_TUNING = 1000
+BATCH_SIZE = 256  # Images drawn together.
+SHOWN = tuple(column for column in COLUMNS if column[0] in {"FD teacher", "paired MSE", "precision", "recall"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a sweep lies, what it learns from and what it is compared with."""
+
+    out: Path
+    """Folder of the students, of the tuning trajectories and of the results."""
+    store: Path
+    """Training trajectories."""
+    teacher: Path
+    references: References
+    device: DeviceName
+    jobs: int
+
+    def train(self, cells: Sequence[Cell], title: str, *, checkpoint_every: int = 0) -> None:
+        """Train the cells that are missing."""
+        stages = [cell.stage(self.store, checkpoint_every=checkpoint_every) for cell in cells]
+        run_missing(self.out, stages, device=self.device, jobs=self.jobs, title=title)
+
+    def folders(self, cells: Sequence[Cell]) -> list[Path]:
+        """The folders of trained cells."""
+        return [self.out / cell.name for cell in cells]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained cell and its numbers."""
+
+    cell: Cell
+    row: Row
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole sweep: the teacher's rows (itself, and untrained on each grid) and every cell's."""
+
+    teacher: list[Row]
+    cells: list[Result]
+
+    @property
+    def floor(self) -> float:
+        """The noise floor of the distance to the teacher."""
+        return self.teacher[0].scores.fd_floor
+
+    def groups(self) -> list[list[Result]]:
+        """The results that differ in their seed only, together, in order of appearance."""
+        groups: dict[str, list[Result]] = {}
+        for result in self.cells:
+            groups.setdefault(result.cell.group, []).append(result)
+        return list(groups.values())
+
+
+def tune(place: Place, grid: Grid, depth: int) -> dict[str, float]:
+    """Each arm's learning rate: of several, the one with the least error to the teacher on separate trajectories."""
+    if len(grid.learning_rates) < 2:
+        return grid.default_rates(depth)
+    trials = grid.trials(depth)
+    place.train(trials, "tuning")
+    manifest = load_manifest(place.store)[0]
+    device = resolve_device(place.device)
+    store, teacher = place.out / "trajectories-tuning", load_teacher(place.teacher, device)
+    collect_batch(
+        store, place.teacher, teacher, manifest.ode, num=NUM_TUNING, first_seed=TUNING_SEED, whole=True, device=device
+    )
+    errors = _Kept(place.out / "tuning.json", {"teacher": teacher.hash, "seed": TUNING_SEED, "num": NUM_TUNING})
+    with progress_bar(len(trials), "tuning scores", unit="run") as bar:
+        for cell in trials:
+            if cell.name not in errors.values:
+                errors.add(cell.name, _tuning_error(place.out / cell.name, store, device))
+            bar.update()
+    ranked = sorted(trials, key=lambda cell: errors.values[cell.name], reverse=True)
+    return {cell.design.arm: cell.learning_rate for cell in ranked}  # The last of an arm is its best.
+
+
+def evaluate_cells(place: Place, cells: Sequence[Cell]) -> Results:
+    """The rows of all cells; what was evaluated before is kept in rows.json."""
+    device = resolve_device(place.device)
+    comparison = prepare_comparison(place.folders(cells), place.teacher, place.references, device=device)
+    kept = _Kept(place.out / "rows.json", {"teacher": comparison.teacher.hash, "num": place.references.num})
+    results = []
+    with progress_bar(len(cells), "evaluate", unit="run") as bar:
+        for cell, (student, card) in zip(cells, comparison.students, strict=True):
+            if cell.name not in kept.values:
+                batch = comparison.evaluation_batch(card)
+                row, _ = student_row(comparison.judge, student, card, batch, batch_size=BATCH_SIZE)
+                kept.add(cell.name, row.plain())
+            results.append(Result(cell, Row.from_plain(kept.values[cell.name])))
+            bar.update()
+    teacher = [row for row, _ in teacher_rows(comparison, place.teacher, batch_size=BATCH_SIZE)]
+    return Results(teacher, results)
+
+
+def run_sweep(place: Place, grid: Grid, *, depth: int, checkpoint_every: int = 0) -> Results:
+    """Tune, train and evaluate what is missing, and publish results.json, table.md and sweep.svg."""
+    rates = tune(place, grid, depth)
+    cells = grid.cells(depth, rates)
+    place.train(cells, "students", checkpoint_every=checkpoint_every)
+    results = evaluate_cells(place, cells)
+    write_results(place.out, results, {"grid": to_plain(grid), "learning_rates": rates})
+    return results
+
+
+def write_results(out: Path, results: Results, facts: dict[str, Any]) -> None:
+    """Publish the numbers as results.json, the table as table.md and the figure as sweep.svg."""
+    cells = [{"cell": to_plain(result.cell), "row": result.row.plain()} for result in results.cells]
+    teacher = [row.plain() for row in results.teacher]
+    write_json(out / "results.json", {**facts, "floor": results.floor, "teacher": teacher, "cells": cells})
+    write_atomically(out / "table.md", (as_markdown(HEADER, body_of(results)) + "\n").encode())
+    write_atomically(out / "sweep.svg", sweep_figure(results).encode())
+
+
+HEADER = ("model", "S", "state", "prediction", "mask", "N", "history", "own", "rate", "NFE", *(c[0] for c in SHOWN))
+
+
+def body_of(results: Results) -> list[list[str]]:
+    """The table's lines: the teacher, its untrained runs, and the cells, seeds merged to mean ± half the range."""
+    lines = [
+        [row.model, str(row.num_steps), *["–"] * 7, str(row.nfe), *(cell([row], column) for column in SHOWN)]
+        for row in results.teacher
+    ]
+    for group in results.groups():
+        one, row = group[0].cell, group[0].row
+        reads = bool(one.design.student.history_blocks)
+        facts = [row.model, str(row.num_steps), str(row.state), str(row.prediction), str(row.mask)]
+        facts += [str(row.history_blocks), str(row.history) if reads else "–", f"{one.design.own_history:g}"]
+        facts += [f"{one.learning_rate:g}", str(row.nfe)]
+        lines.append([*facts, *(cell([result.row for result in group], column) for column in SHOWN)])
+    return lines
+
+
+def sweep_figure(results: Results) -> str:
+    """Two rows of panels, distance and paired error, over N where it varies, else over S; a panel per kind of state
+    and prediction, the range over seeds as bars. Step distillation is N = 0.
+    """
+    sizes = {group[0].row.history_blocks for group in results.groups()} - {0}
+    over_blocks = len(sizes) > 1
+    panels = {(result.row.state, result.row.prediction): list[list[Result]]() for result in results.cells}
+    for group in results.groups():
+        panels[group[0].row.state, group[0].row.prediction].append(group)
+    rows = [
+        [
+            Panel(
+                title=f"{state}, {prediction}",
+                y_label=name,
+                curves=_curves(groups, value, over_blocks=over_blocks),
+                floor=("noise floor", results.floor) if name == SHOWN[0][0] else None,
+            )
+            for (state, prediction), groups in panels.items()
+        ]
+        for name, value, _ in (SHOWN[0], SHOWN[1])
+    ]
+    return plot_panels(rows, x_label="N, blocks with history" if over_blocks else "S, student steps")
+
+
+def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *, over_blocks: bool) -> list[Curve]:
+    """A curve per mask, way of reading the history and share of own history."""
+    curves: dict[str, list[tuple[int, list[float]]]] = {}
+    for group in groups:
+        row, own = group[0].row, group[0].cell.design.own_history
+        if row.num_steps == 1:
+            continue  # Knowledge distillation is a level of its own, not a point of every curve.
+        label = f"{HistoryMask(str(row.mask)).number} {row.mask}" + (f" {row.history}" if row.history_blocks else "")
+        label += f", own {own:g}" if own else ""
+        label += f", S = {row.num_steps}" if over_blocks else ""
+        x = group[0].cell.design.student.history_blocks if over_blocks else row.num_steps
+        curves.setdefault(label, []).append((x, [value(result.row) for result in group]))
+    return [_curve(label, sorted(points), style) for style, (label, points) in enumerate(sorted(curves.items()))]
+
+
+def _curve(label: str, points: Sequence[tuple[int, list[float]]], style: int) -> Curve:
+    x, values = zip(*points, strict=True)
+    means, low, high = ([reduce(one) for one in values] for reduce in (fmean, min, max))
+    return Curve(label=label, x=x, y=means, low=low, high=high, style=style, dash=style // len(COLOURS), marked=True)
+
+
+def _tuning_error(folder: Path, store: Path, device: torch.device) -> float:
+    """A student's mean squared error to the teacher's images on the tuning trajectories."""
+    student, card = load_student(folder, device)
+    batch = read_batch(store, card, num=NUM_TUNING)
+    _, rolled = run_student(student, batch, batch_size=BATCH_SIZE)
+    return paired_error(rolled[:, -1], batch.states[:, -1].float())
+
+
+class _Kept:
+    """Numbers that are measured once and kept in a JSON file, as long as what they are measured with stays the same."""
+
+    def __init__(self, path: Path, with_what: dict[str, Any]) -> None:
+        self.path, self.with_what = path, with_what
+        stored = read_json(path) if path.exists() else {}
+        self.values: dict[str, Any] = stored.get("values", {}) if stored.get("with") == with_what else {}
+
+    def add(self, name: str, value: Any) -> None:
+        """Keep a number."""
+        self.values[name] = value
+        write_json(self.path, {"with": self.with_what, "values": self.values})

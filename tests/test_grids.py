@@ -1,0 +1,126 @@
+"""A grid of students: which cells are equal, which learning rate each gets, and what trains them."""
+
+from pathlib import Path
+
+import pytest
+
+from ard.cli import parse
+from ard.errors import InputError
+from ard.grids import Cell, Grid
+from ard.history import HistoryAttention, HistoryMask
+from ard.models.student import Prediction, StateKind
+
+DEPTH = 4
+EVERY_MASK = tuple(HistoryMask)
+BOTH = tuple(HistoryAttention)
+
+
+def rates(grid: Grid) -> dict[str, float]:
+    return dict.fromkeys(grid.default_rates(DEPTH), 1e-3)
+
+
+def cells(grid: Grid) -> list[Cell]:
+    return grid.cells(DEPTH, rates(grid))
+
+
+def test_the_cells_are_the_product_of_the_axes_with_every_seed() -> None:
+    grid = Grid(num_steps=(4,), masks=EVERY_MASK[1:], history_blocks=(1, 2), histories=BOTH, seeds=(3, 5))
+    assert len(grid.designs(DEPTH)) == 3 * 2 * 2
+    assert [cell.seed for cell in cells(grid)] == [3] * 12 + [5] * 12
+
+
+@pytest.mark.parametrize(
+    ("grid", "count"),
+    [
+        (Grid(masks=(HistoryMask.DIAGONAL,), history_blocks=(1, 2, -1), histories=BOTH), 1),  # M1 reads nothing.
+        (Grid(masks=EVERY_MASK, history_blocks=(0,), histories=BOTH), 1),  # N = 0 neither.
+        (Grid(num_steps=(2,), masks=EVERY_MASK), 2),  # At S = 2, M2 = M3 = M4.
+        (Grid(num_steps=(1,), masks=EVERY_MASK, states=tuple(StateKind), own_histories=(0.0, 1.0)), 1),  # KD.
+        (Grid(masks=(HistoryMask.CAUSAL,), history_blocks=(DEPTH, -1)), 1),  # All blocks, said in two ways.
+        (Grid(num_steps=(1, 2, 4), masks=EVERY_MASK), 1 + 2 + 4),
+    ],
+)
+def test_equal_students_are_one_cell(grid: Grid, count: int) -> None:
+    assert len(grid.designs(DEPTH)) == count
+
+
+def test_two_cells_have_one_name_exactly_when_they_are_equal() -> None:
+    grids = [
+        Grid(
+            num_steps=(1, 2, 4),
+            masks=EVERY_MASK,
+            history_blocks=(1, 2, -1),
+            histories=BOTH,
+            states=tuple(StateKind),
+            predictions=tuple(Prediction),
+            own_histories=(0.0, 0.5),
+            iterations=iterations,
+            batch_size=batch_size,
+        )
+        for iterations, batch_size in ((10, 8), (20, 8), (10, 16))
+    ]
+    every = [
+        cell for grid in grids for rate in (1e-3, 2e-3) for cell in grid.cells(DEPTH, dict.fromkeys(rates(grid), rate))
+    ]
+    assert len(every) == len(set(every)) == len({cell.name for cell in every})
+
+
+def test_the_command_of_a_cell_says_everything_that_the_cell_is() -> None:
+    grid = Grid(
+        num_steps=(4,),
+        masks=(HistoryMask.ANCHOR,),
+        history_blocks=(2,),
+        histories=(HistoryAttention.SHARED,),
+        states=(StateKind.X_0_HAT,),
+        predictions=(Prediction.NEXT_STATE,),
+        own_histories=(0.25,),
+        seeds=(7,),
+        iterations=11,
+        batch_size=13,
+    )
+    (cell,) = cells(grid)
+    verb, *options = cell.stage(Path("store"), checkpoint_every=5).command(Path("out"))
+    command = parse(verb, options)
+    assert command.student == cell.design.student
+    assert (command.train.iterations, command.train.batch_size, command.train.seed) == (11, 13, 7)
+    assert command.train.learning_rate == cell.learning_rate
+    assert (command.train.checkpoint_every, command.train.keep_checkpoints) == (5, 0)
+    assert command.distill.own_history == 0.25
+    assert (command.trajectories, command.out) == (Path("store"), Path("out") / cell.name)
+
+
+def test_every_arm_is_tried_with_every_rate_at_its_largest_student() -> None:
+    grid = Grid(num_steps=(1, 2, 4), masks=EVERY_MASK, history_blocks=(1, 3), learning_rates=(1e-3, 2e-3), seeds=(4, 5))
+    trials = grid.trials(DEPTH)
+    assert {cell.seed for cell in trials} == {4}
+    by_arm = {cell.design.arm: cell.design.student for cell in trials}
+    assert sorted(arm.split()[-1] for arm in by_arm) == ["gated", "kd", "step"]
+    assert len(trials) == 2 * len(by_arm)
+    largest = next(student for arm, student in by_arm.items() if arm.endswith("gated"))
+    assert (largest.num_steps, largest.mask, largest.history_blocks) == (4, HistoryMask.CAUSAL, 3)
+
+
+def test_a_trial_with_the_chosen_rate_is_a_cell_of_the_grid() -> None:
+    grid = Grid(num_steps=(2, 4), masks=EVERY_MASK, learning_rates=(1e-3, 2e-3))
+    chosen = dict.fromkeys(rates(grid), 2e-3)
+    names = {cell.name for cell in grid.cells(DEPTH, chosen)}
+    assert {cell.name for cell in grid.trials(DEPTH) if cell.learning_rate == 2e-3} <= names
+
+
+def test_one_rate_is_for_all_and_none_means_the_tuned_ones() -> None:
+    assert set(Grid(learning_rates=(5e-4,)).default_rates(DEPTH).values()) == {5e-4}
+    every = Grid(
+        num_steps=(1, 4), masks=EVERY_MASK, histories=BOTH, states=tuple(StateKind), predictions=tuple(Prediction)
+    )
+    assert set(every.default_rates(DEPTH)) == {design.arm for design in every.designs(DEPTH)}
+
+
+@pytest.mark.parametrize("axis", ["num_steps", "masks", "history_blocks", "states", "predictions", "seeds"])
+def test_an_axis_without_values_is_refused_by_name(axis: str) -> None:
+    with pytest.raises(InputError, match=f"{axis} is empty"):
+        Grid(**{axis: ()})
+
+
+def test_more_blocks_than_the_teacher_has_are_refused() -> None:
+    with pytest.raises(InputError, match="history_blocks is 5; the teacher has 4 blocks"):
+        Grid(masks=(HistoryMask.CAUSAL,), history_blocks=(5,)).designs(DEPTH)
