@@ -1,15 +1,36 @@
 """The ranks of a run as torchrun sets them, and sums over them; one process is rank 0 of 1 and its own sum."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
+from ard.errors import InputError
+
 
 def rank_and_world() -> tuple[int, int]:
     """(rank, world size) of this process."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """The ranks that torchrun started, able to sum; nothing for one process. InputError when they cannot meet."""
+    if rank_and_world()[1] == 1:
+        yield
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(f"WORLD_SIZE is {rank_and_world()[1]}, but there is no MASTER_ADDR: start it with torchrun")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def sum_over_ranks(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -10,7 +10,7 @@ from ard.errors import MissingExtraError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's.
 DASHES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")  # Not as many as colours: their pairs repeat late.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,10 @@ def plot_panels(
     handles: dict[str, Any] = {}
     for line, row in zip(grid, rows, strict=True):
         for axes, panel in zip(line, row, strict=True):
+            axes.set(xscale=x_scale, yscale=y_scale)  # Before the ticks, as in plot.
             _draw(axes, panel, whole_x=whole_x)
-            axes.set(xscale=x_scale, yscale=y_scale, xlabel=x_label)
-            axes.label_outer()
+            axes.set_xlabel(x_label if line is grid[-1] else "")
+            axes.set_ylabel(panel.y_label if panel is row[0] else "")
             handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     columns = min(legend_columns, len(handles))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)

@@ -28,6 +28,7 @@ def without_history(student: StudentConfig) -> StudentConfig:
 # For the embedded data; the learning rates were tuned on separate trajectories (docs/log.md).
 ON_X_T = TrainConfig(iterations=1500, learning_rate=1.5e-3)
 IN_ONE_STEP = TrainConfig(iterations=900, learning_rate=1.5e-3)
+ON_NEXT_X_T = TrainConfig(iterations=1500, learning_rate=1.2e-2)  # The next state has to be learned from nothing.
 ON_X_0_HAT = TrainConfig(iterations=900, learning_rate=3e-3)
 
 
@@ -46,8 +47,8 @@ DISTILL_PRESETS: dict[str, DistillPreset] = {
     "step": _preset(without_history(OURS), ON_X_T),
     "kd": _preset(ONE_STEP, IN_ONE_STEP),
     # The paper's equations read literally: x_t, next state, one shared softmax.
-    "ard-paper": _preset(PAPER, ON_X_T),
-    "step-paper": _preset(without_history(PAPER), ON_X_T),
+    "ard-paper": _preset(PAPER, ON_NEXT_X_T),
+    "step-paper": _preset(without_history(PAPER), ON_NEXT_X_T),
     "kd-paper": _preset(replace(ONE_STEP, prediction=Prediction.NEXT_STATE), IN_ONE_STEP),
     # As the authors re-implemented it: x_0_hat, next state.
     "ard-x0": _preset(X_0_HAT, ON_X_0_HAT),

@@ -187,9 +187,10 @@ def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *
     curves: dict[str, list[tuple[int, list[float]]]] = {}
     for group in groups:
         row, own = group[0].row, group[0].cell.design.own_history
-        if row.num_steps == 1:
-            continue  # Knowledge distillation is a level of its own, not a point of every curve.
+        if row.num_steps == 1 and over_blocks:
+            continue  # Knowledge distillation has no N.
         label = f"{HistoryMask(str(row.mask)).number} {row.mask}" + (f" {row.history}" if row.history_blocks else "")
+        label = "KD" if row.num_steps == 1 else label
         label += f", own {own:g}" if own else ""
         label += f", S = {row.num_steps}" if over_blocks else ""
         x = group[0].cell.design.student.history_blocks if over_blocks else row.num_steps
@@ -198,8 +199,8 @@ def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *
 
 
 def _curve(label: str, points: Sequence[tuple[int, list[float]]], style: int) -> Curve:
-    x, values = zip(*points, strict=True)
-    means, low, high = ([reduce(one) for one in values] for reduce in (fmean, min, max))
+    x = [float(place) for place, _ in points]
+    means, low, high = ([reduce(values) for _, values in points] for reduce in (fmean, min, max))
     return Curve(label=label, x=x, y=means, low=low, high=high, style=style, dash=style // len(COLOURS), marked=True)
 
 

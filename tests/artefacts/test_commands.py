@@ -272,7 +272,7 @@ class TestGrid:
         out = tmp_path / "grid.png"
         said = made("sample", "--student", students["kd"], students["ard"], "--out", out, *GRID, *options)
         wanted = {label: row for label, row in grid_rows.items() if left_out not in label}
-        assert f"{len(wanted)} models, 4 images each" in said
+        assert f"4 images from each of {len(wanted)} models" in said
         page = np.asarray(labelled_sheet(list(wanted), list(wanted.values()), scale=8)).astype(int)
         with Image.open(out) as picture:
             found = np.asarray(picture).astype(int)
@@ -283,7 +283,7 @@ class TestGrid:
     def test_without_rows_of_the_teacher_no_teacher_is_needed(self, workspace: Path, made: Made) -> None:
         shutil.rmtree(workspace / "teacher")
         options = ["--teacher-rows", "none", "--out", workspace / "grid.png"]
-        assert "1 models" in made("sample", "--student", workspace / "student", *GRID, *options)
+        assert "each of 1 models" in made("sample", "--student", workspace / "student", *GRID, *options)
 
     def test_students_of_one_name_are_told_apart_by_their_paths(
         self, toys: Path, workspace: Path, made: Made, tmp_path: Path

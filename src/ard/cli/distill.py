@@ -15,7 +15,7 @@ from ard.presets import FROM_STORE
 from ard.students import StudentCard, save_student
 from ard.teacher import load_teacher, reference_to
 from ard.training.distill import DistillConfig, distill_loss, parameter_groups
-from ard.training.loop import TrainConfig, is_finished, train
+from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.reader import TrajectoryReader
 
@@ -130,7 +130,8 @@ def _grid(manifest: Manifest, num_steps: int) -> tuple[int, ...]:
 
 def _recipe(plan: dict[str, Any]) -> str:
     """A fingerprint of everything that decides the weights, apart from the seed."""
-    return fingerprint_of({name: value for name, value in flatten(plan).items() if name != "train.seed"})
+    apart = {"train.seed", *HOUSEKEEPING}
+    return fingerprint_of({name: value for name, value in flatten(plan).items() if name not in apart})
 
 
 def _refuse_meaningless(config: StudentConfig, distill: DistillConfig) -> None:

@@ -1,20 +1,17 @@
 """ard evaluate: students to a table of numbers, or any images to numbers that others can check."""
 
-import contextlib
 import dataclasses
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
-from ard.cli.options import parse_range, print_plan
+from ard.cli.options import parse_seeds, print_plan
 from ard.config import to_plain
 from ard.devices import DeviceName, resolve_device
-from ard.distributed import rank_and_world
+from ard.distributed import process_group, rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
 from ard.evaluation.images import Images, LabelSampling, open_folder, open_student
@@ -43,7 +40,7 @@ ALWAYS = {"batch_size", "device", "dry_run"}
 TAKES = {
     "student": {"teacher", "references", "num", "json"},
     "samples": {
-        *("ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
+        *("vae", "ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
         *("pr_distances", "num_kept", "json"),
     },
     "make_ref": {"out", "inception", "dinov2", "num", "num_kept"},
@@ -76,6 +73,8 @@ class Evaluate:
     """--student: folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
     samples: Path | None = None
     """A folder of PNGs, an .npz with arr_0, or a student's folder, from which samples are drawn."""
+    vae: Path | None = None
+    """--samples STUDENT: a local folder of diffusers' AutoencoderKL, which decodes a student's latents."""
     ref: Path | None = None
     """--samples: what to compare with: an ADM .npz, or a folder of PNGs."""
     metrics: str = "fid,sfid,is,pr"
@@ -163,7 +162,7 @@ class Evaluate:
             return self._print_plan(
                 device, samples=samples.plain(), reference=plain, metrics=metrics, settings=settings
             )
-        with _process_group(device):
+        with process_group(device):
             networks = load_networks(names, self._weights(), device)
             result = measure(samples, reference, metrics, networks, settings=settings, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
@@ -179,7 +178,7 @@ class Evaluate:
         check_weights(names, self._weights())
         if self.dry_run:
             return self._print_plan(device, images=images.plain(), out=self.out, num_kept=self.num_kept)
-        with _process_group(device):
+        with process_group(device):
             networks = load_networks(names, self._weights(), device)
             make_reference(self.out, images, networks, num_kept=self.num_kept, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
@@ -190,9 +189,9 @@ class Evaluate:
         """The samples, drawn from a student or read; InputError for options that only a student takes."""
         path = self.samples or Path()
         if _is_student(path):
-            return open_student(path, seeds=self._seeds(), labels=self.labels, device=device)
-        if self.seeds or self.labels is not LabelSampling.RANDOM:
-            raise InputError(f"--seeds and --labels are for samples that are drawn, and {path} is no student")
+            return open_student(path, seeds=self._seeds(), labels=self.labels, vae=self.vae, device=device)
+        if self.seeds or self.labels is not LabelSampling.RANDOM or self.vae:
+            raise InputError(f"--seeds, --labels and --vae are for samples that are drawn, and {path} is no student")
         return _open_pictures(path).first(self.num)
 
     def _seeds(self) -> Sequence[int]:
@@ -201,7 +200,7 @@ class Evaluate:
         require_at_least(1, {"num": num})
         if not self.seeds:
             return range(FIRST_SEED, FIRST_SEED + num)
-        seeds = parse_range(self.seeds, "seeds")
+        seeds = parse_seeds(self.seeds)
         if self.num not in {None, len(seeds)}:
             raise InputError(f"--num {self.num} and --seeds {self.seeds}, which are {len(seeds)}, differ; give one")
         return seeds
@@ -249,20 +248,3 @@ def _open_reference(path: Path | None) -> Reference | None:
     if path is None:
         return None
     return read_reference(path) if path.suffix == ".npz" else folder_reference(_open_pictures(path))
-
-
-@contextlib.contextmanager
-def _process_group(device: torch.device) -> Iterator[None]:
-    """The ranks that torchrun started, able to sum; nothing for one process."""
-    if rank_and_world()[1] == 1:
-        yield
-        return
-    if "MASTER_ADDR" not in os.environ:
-        raise InputError(f"WORLD_SIZE is {rank_and_world()[1]}, but there is no MASTER_ADDR: start it with torchrun")
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

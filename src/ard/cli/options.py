@@ -8,19 +8,31 @@ from typing import Any, TypeVar
 
 from ard.config import to_plain
 from ard.errors import InputError
+from ard.seeds import require_seed
 
 
 def parse_range(text: str, name: str) -> list[int]:
     """The numbers of a text such as 0-9, 3 or 0-3,7; InputError for anything else, a range backwards included."""
-    numbers: list[int] = []
+    return [number for first, last in _bounds(text, name) for number in range(first, last + 1)]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of the option --seeds; InputError also for those that would repeat lower ones."""
+    require_seed(f"the last of --seeds {text}", max(last for _, last in _bounds(text, "seeds")))
+    return parse_range(text, "seeds")
+
+
+def _bounds(text: str, name: str) -> list[tuple[int, int]]:
+    """First and last number of every part between commas; InputError as `parse_range` says."""
+    bounds: list[tuple[int, int]] = []
     for part in text.split(","):
         if not re.fullmatch(r"[0-9]{1,18}(-[0-9]{1,18})?", part):
             raise InputError(f"--{name} {text}: {part!r} is no number or range below 10^18; write 0-9 or 0,3,7")
         first, _, last = part.partition("-")
         if last and int(last) < int(first):
             raise InputError(f"--{name} {text}: the range {part} runs backwards; write {last}-{first}")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
+        bounds.append((int(first), int(last or first)))
+    return bounds
 
 
 Choice = TypeVar("Choice", bound=StrEnum)

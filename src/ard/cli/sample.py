@@ -85,7 +85,7 @@ class Sample:
         pixels = [to_pixels(some) for some in images]
         scale = max(1, 64 // pixels[0].shape[1])
         write_atomically(self.out, png_bytes(labelled_sheet([row.label for row in rows], pixels, scale=scale)))
-        print(f"samples {self.out}: {len(rows)} models, {len(seeds)} images each from the same noises")
+        print(f"samples {self.out}: {len(seeds)} images from each of {len(rows)} models, the same noises for all")
 
     def _refuse_clashes(self) -> None:
         """InputError for options that do not go together."""

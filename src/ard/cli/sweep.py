@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ard.cli.options import parse_choices, parse_numbers, parse_range, print_plan
+from ard.cli.options import parse_choices, parse_numbers, parse_range, parse_seeds, print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
 from ard.figures import require_matplotlib
@@ -111,7 +111,7 @@ class Sweep:
             predictions=parse_choices(self.prediction, "prediction", Prediction),
             own_histories=own,
             learning_rates=parse_numbers(self.learning_rates, "learning-rates") if self.learning_rates else (),
-            seeds=tuple(parse_range(self.seeds, "seeds")),
+            seeds=tuple(parse_seeds(self.seeds)),
             iterations=self.iterations,
             batch_size=self.batch_size,
         )

@@ -1,5 +1,6 @@
 """The report of the tiny study: Table 1 beside the paper's numbers, a verdict on each claim, and every figure."""
 
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -31,13 +32,15 @@ FIGURES = (
 )
 VERDICTS = (
     "A claim holds (**yes**) when every seed of the one is better than every seed of the other, and is contradicted "
-    "(**no**) when every seed is worse; between, the seeds overlap (≈). Behind each: both means."
+    "(**no**) when every seed is worse. Between (≈), the seeds overlap, or the means differ by less than the "
+    "evaluation can tell: a twentieth of the noise floor, or the standard error of precision and recall. Behind each: "
+    "both means."
 )
 SHOWN = tuple(column for column in COLUMNS if column[0] not in {"train s", "accuracy"})
 
 
-def report(out: Path, results: Results, network: TransformerConfig, facts: dict[str, Any]) -> str:
-    """The report in Markdown; pictures are linked relative to `out`. `facts` are told as they are."""
+def report(out: Path, results: Results, network: TransformerConfig, *, num: int, facts: dict[str, Any]) -> str:
+    """The report in Markdown; every model made `num` images. Pictures are linked relative to `out`."""
     tables = [f"### {one.name}: {one.about}\n\n{table_1(results, one, network)}" for one in RECIPES]
     teacher = as_markdown(
         ["model", "steps", "NFE", *(name for name, _, _ in SHOWN)],
@@ -53,7 +56,7 @@ def report(out: Path, results: Results, network: TransformerConfig, facts: dict[
         *tables,
         f"### The teacher, and its own solver with few guided steps\n\n{teacher}",
         "## The paper's claims",
-        claims_table(results, network.depth),
+        claims_table(results, network.depth, num=num),
         VERDICTS,
         *_sentences(out),
         "## Figures",
@@ -87,15 +90,20 @@ def table_1(results: Results, recipe: Recipe, network: TransformerConfig) -> str
     return as_markdown(header, body)
 
 
-def claims_table(results: Results, depth: int) -> str:
+def claims_table(results: Results, depth: int, *, num: int) -> str:
     """Each claim with the paper's numbers and a verdict in each recipe."""
     header = ["claim", "paper", *(recipe.name for recipe in RECIPES)]
-    body = [[one.text, one.paper, *(verdict(results, one, recipe, depth) for recipe in RECIPES)] for one in CLAIMS]
+    body = [
+        [one.text, one.paper, *(verdict(results, one, recipe, depth, num=num) for recipe in RECIPES)] for one in CLAIMS
+    ]
     return as_markdown(header, body)
 
 
-def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int) -> str:
-    """Whether all seeds of the better setting are better (yes), worse (no), or overlap (≈), with both means."""
+def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int, *, num: int) -> str:
+    """Whether all seeds of the better setting are better (yes), worse (no), or neither (≈), with both means.
+
+    `num` is the number of images that every value comes from.
+    """
     values = [
         [_value(result.row, claim.metric) for result in results_of(results, recipe, setting, depth)]
         for setting in (claim.better, claim.worse)
@@ -104,9 +112,16 @@ def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int) -> str:
         return "–"
     better, worse = ([claim.metric.sign * value for value in side] for side in values)
     word = "**yes**" if max(better) < min(worse) else "**no**" if min(better) > max(worse) else "≈"
+    means = [fmean(side) for side in values]
+    if abs(means[0] - means[1]) < _resolution(claim.metric, means[0], floor=results.floor, num=num):
+        word = "≈"
     digits = 2 if claim.metric is Metric.DISTANCE else 3
-    means = [f"{fmean(side):.{digits}f}" for side in values]
-    return f"{word} {means[0]}, {means[1]}"
+    return f"{word} {means[0]:.{digits}f}, {means[1]:.{digits}f}"
+
+
+def _resolution(metric: Metric, value: float, *, floor: float, num: int) -> float:
+    """Below it, a difference says nothing: a twentieth of the noise floor, or the standard error of a share."""
+    return floor / 20 if metric is Metric.DISTANCE else math.sqrt(value * (1 - value) / num)
 
 
 def _value(row: Row, metric: Metric) -> float:
@@ -153,9 +168,9 @@ def _sentences(out: Path) -> list[str]:
         means = [fmean(row["share"] for row in last if row["reads"] == step) for step in (1, 2, 3, 4)]
         words = ", ".join(f"{mean:.3f}" for mean in means)
         sentences.append(
-            f"Figure 4, {student}: in the layers with history the last step's attention goes to the noise, the states "
-            f"after steps 1 and 2, and its own state in the shares {words} (paper, N = 6: of the history, the noise "
-            "gets most)."
+            f"Figure 4, {Path(student).name}: in the layers with history the last step's attention goes to the noise, "
+            f"the states after steps 1 and 2, and its own state in the shares {words} (paper, N = 6: of the history, "
+            "the noise gets most)."
         )
     return sentences
 

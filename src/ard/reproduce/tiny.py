@@ -116,7 +116,7 @@ def figure_stages(config: TinyConfig) -> list[Stage]:
     ends = _ends(few)
     causal = [cell for cell in first if cell in four and cell.design.student.mask is HistoryMask.CAUSAL]
     shown = [cell for cell in first if cell.design.student.num_steps == 1 or cell in ends]
-    table = [cell for cell in code if cell.design.student.history_blocks in {0, 1, DEPTH}]
+    table = _ends([cell for cell in code if cell.design.student.history_blocks in {0, 1, DEPTH}])
     ours_few = [one for one in ours if one.design.student.num_steps == 4 and one.design.student.history_blocks <= 1]
     attention = [cell for cell in causal if cell.design.student.history_blocks in {1, DEPTH}]
     return [
@@ -156,7 +156,7 @@ def run_tiny(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) ->
     seconds = _total_seconds(out, time.monotonic() - started)
     facts = {"configuration": json.dumps(to_plain(config)), "wall time, all runs of the command": f"{seconds:.0f} s"}
     network = load_teacher_card(out / "teacher").network
-    write_atomically(out / "report.md", report(out, results, network, facts).encode())
+    write_atomically(out / "report.md", report(out, results, network, num=config.num_evaluation, facts=facts).encode())
     return out / "report.md"
 
 

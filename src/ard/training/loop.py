@@ -17,9 +17,10 @@ from ard.config import differences
 from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.progress import progress_bar
+from ard.seeds import require_seed
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
 
-_HOUSEKEEPING = frozenset({"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})  # Change no bit.
+HOUSEKEEPING = frozenset({"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})  # Change no bit.
 
 
 class Schedule(StrEnum):
@@ -65,7 +66,8 @@ class TrainConfig:
         require_at_least(1, {"iterations": self.iterations, "batch_size": self.batch_size})
         require_at_least(1, {"checkpoint_every": self.checkpoint_every, "log_every": self.log_every})
         require_at_least(0, {"warmup": self.warmup, "keep_checkpoints": self.keep_checkpoints})
-        require_at_least(0, {"weight_decay": self.weight_decay, "seed": self.seed})
+        require_at_least(0, {"weight_decay": self.weight_decay})
+        require_seed("seed", self.seed)
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number")
@@ -146,7 +148,7 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
     """Mark `folder` as this run's; InputError that names the difference when it is another's."""
     path = folder / "run.json"
     if path.exists():
-        if changes := differences(read_json(path), run, ignore=_HOUSEKEEPING):
+        if changes := differences(read_json(path), run, ignore=HOUSEKEEPING):
             raise InputError(f"{folder} holds another run ({'; '.join(changes)}); choose another --out or delete it")
         remove_leftovers(folder)
         remove_leftovers(folder / "checkpoints")

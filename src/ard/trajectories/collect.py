@@ -17,6 +17,7 @@ from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import remove_leftovers
 from ard.models.student import StateKind
+from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
 from ard.trajectories.reader import is_published
@@ -60,8 +61,8 @@ def plan_store(
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
-    if not 0 <= first_seed < 10**18:
-        raise InputError(f"seed is {first_seed}; allowed: 0 to below 10^18")
+    require_seed("seed", first_seed)
+    require_seed(f"the last of {num} seeds from {first_seed} on", first_seed + num - 1)
     shape = teacher.network.config
     return Manifest(
         teacher=reference_to(teacher, teacher_folder, seen_from=folder),

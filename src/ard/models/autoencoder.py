@@ -1,0 +1,155 @@
+"""The autoencoder of a latent diffusion model (Rombach et al., 2022): latents to images, by diffusers' AutoencoderKL."""
+
+import math
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ard.config import from_plain, to_plain
+from ard.errors import InputError, MissingExtraError
+from ard.files import read_json
+from ard.types import Latents
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CHUNK = 8  # Images decoded together: at full size, Stable Diffusion's decoder has 256 channels of each.
+
+Images: TypeAlias = Float[Tensor, "batch colour image_height image_width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderCard:
+    """What an autoencoder's folder says of it; read without loading it."""
+
+    folder: Path
+    latent_channels: int
+    image_channels: int
+    downsampling: int
+    """Pixels along a side for each latent."""
+    scaling_factor: float
+    shift_factor: float
+    """A latent is (encoded - shift_factor) scaling_factor."""
+
+    @property
+    def weights(self) -> Path:
+        """The file with its weights."""
+        return self.folder / WEIGHTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """A loaded autoencoder, of which the decoder is used."""
+
+    card: AutoencoderCard
+    network: Any
+    """Diffusers' own module, in float32 and in evaluation mode."""
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, *, chunk: int = CHUNK) -> Images:
+        """The images of scaled latents, in [-1, 1] and a little beyond at times; `chunk` of them are at work together.
+
+        In full float32 with deterministic kernels, so that an image is its seed on the same machine.
+        """
+        encoded = latents.float() / self.card.scaling_factor + self.card.shift_factor
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return torch.cat([self.network.decode(part, return_dict=False)[0] for part in encoded.split(chunk)])
+
+
+def read_autoencoder(folder: Path) -> AutoencoderCard:
+    """The card of the autoencoder in `folder`; InputError when there is none, or not all of it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is no autoencoder: it has no config.json; --vae takes a local folder of an AutoencoderKL, as "
+            "diffusers saves it"
+        )
+    config = read_json(path)
+    if (kind := config.get("_class_name")) != "AutoencoderKL":
+        raise InputError(f"{folder} is no autoencoder: its config.json holds {kind}; --vae takes an AutoencoderKL")
+    if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+        raise InputError(f"{path} normalises each channel (latents_mean, latents_std), which is not supported")
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder} has no {WEIGHTS}, and other weights are not read; convert them for --vae")
+    known = _config(path, config)
+    return AutoencoderCard(
+        folder=folder,
+        latent_channels=known.latent_channels,
+        image_channels=known.out_channels,
+        downsampling=2 ** (len(known.block_out_channels) - 1),
+        scaling_factor=known.scaling_factor,
+        shift_factor=known.shift_factor or 0.0,
+    )
+
+
+def check_autoencoder(card: AutoencoderCard, channels: int, folder: Path) -> None:
+    """InputError when the student in `folder` makes latents of other channels than the autoencoder takes."""
+    if card.latent_channels != channels:
+        raise InputError(
+            f"the autoencoder in {card.folder} decodes latents of {card.latent_channels} channels, and the student in "
+            f"{folder} makes {channels}; give the autoencoder of its teacher with --vae"
+        )
+
+
+def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
+    """The autoencoder in `folder`; InputError when it lacks a tensor, which would be drawn at random."""
+    card = read_autoencoder(folder)
+    try:
+        network, found = _diffusers().AutoencoderKL.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,  # True needs one more package.
+            ignore_mismatched_sizes=True,  # They are told below, in one line.
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{folder} cannot be loaded: {reason.strip(' .')}; give --vae a whole folder") from None
+    if wrong := {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}:
+        names = ", ".join(sorted(wrong)[:5])
+        raise InputError(f"{folder} lacks {names}, or has it in another shape; give --vae a whole folder")
+    return Autoencoder(card=card, network=network.float().eval().requires_grad_(False).to(device))
+
+
+def require_diffusers() -> None:
+    """MissingExtraError unless diffusers is installed; a long run asks before it starts."""
+    _diffusers()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """What is read of config.json; the defaults are those of diffusers, for files that leave something out."""
+
+    latent_channels: int = 4
+    out_channels: int = 3
+    block_out_channels: tuple[int, ...] = (64,)
+    scaling_factor: float = 0.18215
+    shift_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no pictures."""
+        if self.out_channels not in {1, 3}:
+            raise InputError(f"out_channels is {self.out_channels}; pictures have 1 or 3")
+        if not 0 < self.scaling_factor < math.inf:
+            raise InputError(f"scaling_factor is {self.scaling_factor}; it must be a positive number")
+
+
+def _config(path: Path, plain: dict[str, Any]) -> _Config:
+    known = {**to_plain(_Config()), **plain}
+    return from_plain(_Config, {field.name: known[field.name] for field in fields(_Config)}, where=str(path))
+
+
+def _diffusers() -> Any:
+    """The package, told to stay offline before it is read for the first time."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        import diffusers
+    except ImportError:
+        raise MissingExtraError("diffusers", "latent") from None
+    diffusers.utils.logging.set_verbosity_error()
+    return diffusers

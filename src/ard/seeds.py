@@ -1,0 +1,11 @@
+"""Which seeds there are: torch's CPU generator reads the low 32 bits of a seed only, so that larger ones repeat."""
+
+from ard.errors import InputError
+
+NUM_SEEDS = 2**32
+
+
+def require_seed(name: str, seed: int) -> None:
+    """InputError unless `seed` is one of the seeds; `name` says where it comes from."""
+    if not 0 <= seed < NUM_SEEDS:
+        raise InputError(f"{name} is {seed}; allowed: 0 to {NUM_SEEDS - 1}, because larger seeds repeat the noises")
