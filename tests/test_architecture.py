@@ -15,8 +15,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
-    {"types", "errors", "distributed"},
-    {"files", "config", "devices", "progress"},
+    {"types", "errors"},
+    {"files", "config", "devices", "progress", "distributed", "seeds"},
     {"diffusion", "timegrid", "history"},
     {"models"},
     {"teacher", "datasets"},
@@ -37,6 +37,7 @@ OPTIONAL = {
     "matplotlib": "figures",
     "torch_fidelity": "evaluation.features.inception",
     "transformers": "evaluation.features.huggingface",
+    "diffusers": "models.autoencoder",
 }
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}

@@ -55,8 +55,12 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 
 def save_samples(out: Path, images: Latents, labels: Sequence[int], seeds: Sequence[int]) -> None:
+    """Write images as `save_pixels` does."""
+    save_pixels(out, to_pixels(images), labels, seeds)
+
+
+def save_pixels(out: Path, pixels: Pixels, labels: Sequence[int], seeds: Sequence[int]) -> None:
     """Write a sheet (.png), an ADM-style array file (.npz) or a folder with one PNG per seed (no suffix)."""
-    pixels = to_pixels(images)
     match out.suffix:
         case ".png":
             columns = min(len(seeds), max(8, round(len(seeds) ** 0.5)))

@@ -1,11 +1,12 @@
 """ard sample: a student, or several models from the same noises, to images."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ard.cli.options import parse_range, print_plan
+from ard.cli.options import parse_range, parse_seeds, print_plan
 from ard.cli.sample_grid import (
     GridRow,
     TeacherRows,
@@ -17,7 +18,8 @@ from ard.cli.sample_grid import (
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
 from ard.files import write_atomically
-from ard.pictures import labelled_sheet, png_bytes, save_samples, to_pixels
+from ard.models.autoencoder import find_autoencoder, load_decoder
+from ard.pictures import labelled_sheet, png_bytes, save_pixels
 from ard.progress import progress_bar
 from ard.students import StudentCard, load_student
 
@@ -51,6 +53,8 @@ class Sample:
     """With --grid: folder of the teacher; None: where the first student says."""
     teacher_rows: TeacherRows = TeacherRows.FULL
     """With --grid: full (the teacher's guided ODE), both (also its untrained run on each student's grid) or none."""
+    vae: Path | None = None
+    """A local folder of diffusers' AutoencoderKL: decodes the latents of students that do not make pictures."""
     batch_size: int = 64
     """Images drawn together."""
     device: DeviceName = "auto"
@@ -66,23 +70,22 @@ class Sample:
         students = [load_student(folder, device) for folder in self.student]
         cards = [card for _, card in students]
         require_one_shape(self.student, cards)
-        seeds = parse_range(self.seeds, "seeds")
+        autoencoder = find_autoencoder(self.vae, cards[0].network.channels, self.student[0])
+        seeds = parse_seeds(self.seeds)
         labels = self._labels(seeds, cards[0].network.num_classes)
         rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students)]
         if self.dry_run:
             plan = {"students": cards, "rows": [row.label for row in rows], "seeds": self.seeds, "labels": self.labels}
-            return print_plan({**plan, "device": str(device), "out": self.out})
+            return print_plan({**plan, "vae": self.vae, "device": str(device), "out": self.out})
+        decode = load_decoder(autoencoder, device)
         with progress_bar(len(rows) * len(seeds), "sample", unit="img") as bar:
             size, network = self.batch_size, cards[0].network
-            images = [
-                draw_images(row, network, seeds, labels, batch_size=size, device=device, progress=bar.update)
-                for row in rows
-            ]
+            draw = partial(draw_images, batch_size=size, device=device, decode=decode, progress=bar.update)
+            pixels = [draw(row, network, seeds, labels) for row in rows]
         if not self.grid:
-            save_samples(self.out, images[0], labels, seeds)
+            save_pixels(self.out, pixels[0], labels, seeds)
             steps = cards[0].student.num_steps
             return print(f"samples {self.out}: {len(seeds)} images, {steps} network evaluations each")
-        pixels = [to_pixels(some) for some in images]
         scale = max(1, 64 // pixels[0].shape[1])
         write_atomically(self.out, png_bytes(labelled_sheet([row.label for row in rows], pixels, scale=scale)))
         print(f"samples {self.out}: {len(seeds)} images from each of {len(rows)} models, the same noises for all")

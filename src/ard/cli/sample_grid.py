@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from ard.errors import InputError
+from ard.models.autoencoder import Images
 from ard.models.student import Student
 from ard.models.transformer import TransformerConfig
+from ard.pictures import Pixels, to_pixels
 from ard.sampling import sample
 from ard.students import StudentCard, check_teacher
 from ard.teacher import Ode, Teacher, load_teacher, noise_for_seeds, solve_pf_ode
@@ -26,7 +28,7 @@ class TeacherRows(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class GridRow:
-    """A model's label and how it makes images from noises."""
+    """A model's label and how it makes its last states from noises: images, or the latents of some."""
 
     label: str
     draw: Callable[[Latents, Labels], Latents]
@@ -64,13 +66,15 @@ def draw_images(
     *,
     batch_size: int,
     device: torch.device,
+    decode: Callable[[Latents], Images],
     progress: Callable[[int], object],
-) -> Latents:
-    """One model's images from the noises of `seeds`, on the CPU; they do not depend on the batch size."""
+) -> Pixels:
+    """One model's pictures from the noises of `seeds`, on the CPU; they do not depend on the batch size."""
     shape, images = (network.channels, network.latent_size, network.latent_size), []
     parts = (torch.tensor(numbers).split(batch_size) for numbers in (seeds, labels))
     for part, label in zip(*parts, strict=True):
-        images.append(row.draw(noise_for_seeds(part, shape).to(device), label.to(device)).cpu())
+        states = row.draw(noise_for_seeds(part, shape).to(device), label.to(device))
+        images.append(to_pixels(decode(states)).cpu())  # A quarter of the memory of the images.
         progress(len(part))
     return torch.cat(images)
 

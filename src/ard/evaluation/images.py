@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ard.config import to_plain
 from ard.errors import InputError
+from ard.evaluation.features.network import sha256_of
+from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_decoder
 from ard.pictures import Pixels, to_pixels
 from ard.sampling import sample
 from ard.students import StudentCard, load_card, load_student
@@ -83,26 +85,33 @@ def open_folder(folder: Path) -> Images:
     return Images(count=len(files), height=height, width=width, batches=batches, facts=facts)
 
 
-def open_student(folder: Path, *, seeds: Sequence[int], labels: LabelSampling, device: torch.device) -> Images:
-    """One image per seed, drawn when it is asked for: it depends on its seed and its label, not on the batch."""
+def open_student(
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    labels: LabelSampling,
+    device: torch.device,
+    vae: Path | None = None,
+) -> Images:
+    """One image per seed, drawn when it is asked for: it depends on its seed and its label, not on the batch.
+
+    `vae` is the folder of the autoencoder of a latent student; InputError when it is missing or does not fit.
+    """
     card = load_card(folder)
-    if card.network.channels not in {1, 3}:
-        raise InputError(
-            f"the student in {folder} makes latents of {card.network.channels} channels, no pictures; "
-            "decode its samples and give their folder"
-        )
-    size = card.network.latent_size
+    autoencoder, size = find_autoencoder(vae, card.network.channels, folder), card.network.latent_size
+    side = size * autoencoder.downsampling if autoencoder else size
 
     def batches(rows: range, batch_size: int) -> Iterator[RgbPixels]:
         student, _ = load_student(folder, device)
+        decode = load_decoder(autoencoder, device)
         for part in parts_of(rows, batch_size):
             chosen = seeds[part.start : part.stop]
             noise = noise_for_seeds(torch.tensor(chosen), (card.network.channels, size, size)).to(device)
             label = torch.tensor([label_of(seed, labels, card.network.num_classes) for seed in chosen])
-            yield as_rgb(to_pixels(sample(student, noise, label=label.to(device))[:, -1]).cpu())
+            yield as_rgb(to_pixels(decode(sample(student, noise, label=label.to(device))[:, -1])).cpu())
 
-    facts = _student_facts(folder, card, seeds, labels)
-    return Images(count=len(seeds), height=size, width=size, batches=batches, facts=facts)
+    facts = _student_facts(folder, card, autoencoder, seeds, labels)
+    return Images(count=len(seeds), height=side, width=side, batches=batches, facts=facts)
 
 
 def label_of(seed: int, sampling: LabelSampling, num_classes: int) -> int:
@@ -124,18 +133,37 @@ def as_rgb(pixels: Pixels) -> RgbPixels:
     return pixels.expand(-1, -1, -1, 3) if pixels.shape[-1] == 1 else pixels
 
 
-def _student_facts(folder: Path, card: StudentCard, seeds: Sequence[int], labels: LabelSampling) -> dict[str, Any]:
+def _student_facts(
+    folder: Path,
+    card: StudentCard,
+    autoencoder: AutoencoderCard | None,
+    seeds: Sequence[int],
+    labels: LabelSampling,
+) -> dict[str, Any]:
     """What a number about a student's samples needs beside it."""
+    channels = autoencoder.image_channels if autoencoder else card.network.channels
     return {
         "path": str(folder),
         "kind": "student",
-        "greyscale": len(seeds) if card.network.channels == 1 else 0,
+        "greyscale": len(seeds) if channels == 1 else 0,
         "jpeg": 0,
         "seeds": _in_words(seeds),
         "labels": labels.value,
         "guidance": to_plain(card.ode.guidance),
         "student": to_plain(card.student),
         "teacher": card.teacher.hash,
+        "autoencoder": _autoencoder_facts(autoencoder) if autoencoder else None,
+    }
+
+
+def _autoencoder_facts(card: AutoencoderCard) -> dict[str, Any]:
+    """What decides the pictures beside the latents."""
+    return {
+        "weights": str(card.folder),
+        "sha256": sha256_of(card.weights),
+        "scaling_factor": card.scaling_factor,
+        "shift_factor": card.shift_factor,
+        "dtype": "float32, no TF32",
     }
 
 

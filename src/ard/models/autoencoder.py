@@ -1,7 +1,8 @@
-"""The autoencoder of a latent diffusion model (Rombach et al., 2022): latents to images, by diffusers' AutoencoderKL."""
+"""A latent diffusion model's autoencoder (Rombach et al., 2022): latents to images, by diffusers' AutoencoderKL."""
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from ard.files import read_json
 from ard.types import Latents
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICTURE_CHANNELS = {1, 3}
 CHUNK = 8  # Images decoded together: at full size, Stable Diffusion's decoder has 256 channels of each.
 
 Images: TypeAlias = Float[Tensor, "batch colour image_height image_width"]
@@ -86,20 +88,33 @@ def read_autoencoder(folder: Path) -> AutoencoderCard:
     )
 
 
-def check_autoencoder(card: AutoencoderCard, channels: int, folder: Path) -> None:
-    """InputError when the student in `folder` makes latents of other channels than the autoencoder takes."""
+def find_autoencoder(vae: Path | None, channels: int, student: Path) -> AutoencoderCard | None:
+    """The card of the autoencoder in `vae` for the student in `student`, whose states have so many channels.
+
+    None for a student that makes pictures itself. InputError when latents have no autoencoder or another's channels.
+    """
+    if vae is None:
+        if channels in PICTURE_CHANNELS:
+            return None
+        raise InputError(
+            f"the student in {student} makes latents of {channels} channels, no pictures; name the folder of the "
+            "autoencoder that decodes them with --vae"
+        )
+    card = read_autoencoder(vae)
     if card.latent_channels != channels:
         raise InputError(
-            f"the autoencoder in {card.folder} decodes latents of {card.latent_channels} channels, and the student in "
-            f"{folder} makes {channels}; give the autoencoder of its teacher with --vae"
+            f"the autoencoder in {vae} decodes latents of {card.latent_channels} channels, and the student in "
+            f"{student} makes {channels}; give the autoencoder of its teacher with --vae"
         )
+    _diffusers()  # A long run learns at its start that the package is missing.
+    return card
 
 
 def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
     """The autoencoder in `folder`; InputError when it lacks a tensor, which would be drawn at random."""
-    card = read_autoencoder(folder)
+    card, diffusers = read_autoencoder(folder), _diffusers()
     try:
-        network, found = _diffusers().AutoencoderKL.from_pretrained(
+        network, found = diffusers.AutoencoderKL.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -116,9 +131,9 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
     return Autoencoder(card=card, network=network.float().eval().requires_grad_(False).to(device))
 
 
-def require_diffusers() -> None:
-    """MissingExtraError unless diffusers is installed; a long run asks before it starts."""
-    _diffusers()
+def load_decoder(card: AutoencoderCard | None, device: torch.device) -> Callable[[Latents], Images]:
+    """What makes images of a student's last states: the autoencoder's decoder, or nothing where they are images."""
+    return load_autoencoder(card.folder, device).decode if card else lambda images: images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +148,7 @@ class _Config:
 
     def __post_init__(self) -> None:
         """Refuse what makes no pictures."""
-        if self.out_channels not in {1, 3}:
+        if self.out_channels not in PICTURE_CHANNELS:
             raise InputError(f"out_channels is {self.out_channels}; pictures have 1 or 3")
         if not 0 < self.scaling_factor < math.inf:
             raise InputError(f"scaling_factor is {self.scaling_factor}; it must be a positive number")

@@ -127,7 +127,6 @@ def _student_stage(line: PaperRow, config: ImagenetConfig) -> Stage:
         "trajectories": "OUT/trajectories",
         "mask": line.setting.mask,
         "history-blocks": line.blocks,
-        "per-step-heads": True,
         "iterations": config.iterations,
         "batch-size": config.distill_batch,
         "learning-rate": 1e-4,
@@ -138,7 +137,7 @@ def _student_stage(line: PaperRow, config: ImagenetConfig) -> Stage:
         "checkpoint-every": 10_000,
     }
     grid = map(str, GRIDS[line.setting.num_steps])
-    return Stage(_name(line), ("distill", *_words(options), "--grid", *grid))
+    return Stage(_name(line), ("distill", *_words(options), "--per-step-heads", "--grid", *grid))
 
 
 def _evaluation_stage(student: Stage, config: ImagenetConfig) -> Stage:
