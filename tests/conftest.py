@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -89,6 +90,36 @@ def make_latents() -> Callable[..., torch.Tensor]:
         return torch.randn((*leading, 2, 8, 8), generator=generator, dtype=torch.float64)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_autoencoder(**config): a folder with a tiny random AutoencoderKL, as diffusers saves it."""
+    import diffusers
+
+    @torch.no_grad()
+    def make(*, blocks: int = 1, **config: Any) -> Path:
+        torch.manual_seed(0)
+        shape = {
+            "block_out_channels": (8,) * blocks,
+            "down_block_types": ("DownEncoderBlock2D",) * blocks,
+            "up_block_types": ("UpDecoderBlock2D",) * blocks,
+            "norm_num_groups": 4,
+        }
+        network = diffusers.AutoencoderKL(**shape, **config)
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))  # Also those that start at zero.
+        folder = tmp_path_factory.mktemp("vae")
+        network.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def autoencoder_folder(make_autoencoder: Callable[..., Path]) -> Path:
+    """An autoencoder of 4 channels that makes 2 x 2 pixels of a latent. Tests leave it as it is."""
+    return make_autoencoder(blocks=2)
 
 
 def torchvision_stub() -> dict[str, ModuleType]:

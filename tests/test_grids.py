@@ -115,6 +115,16 @@ def test_one_rate_is_for_all_and_none_means_the_tuned_ones() -> None:
     assert set(every.default_rates(DEPTH)) == {design.arm for design in every.designs(DEPTH)}
 
 
+def test_the_lists_of_the_command_become_the_axes_of_the_grid() -> None:
+    words = ["--num-steps", "2,4", "--masks", "M1,anchor,M4", "--history-blocks", "1-2,all", "--seeds", "0-1,7"]
+    words += ["--state", "x_t,x_0_hat", "--own-history", "0,0.5", "--learning-rates", "1e-3,2e-3"]
+    grid = parse("sweep", ["--trajectories", "store", "--out", "out", *words])._grid()
+    assert (grid.num_steps, grid.history_blocks, grid.seeds) == ((2, 4), (1, 2, -1), (0, 1, 7))
+    assert grid.masks == (HistoryMask.DIAGONAL, HistoryMask.ANCHOR, HistoryMask.CAUSAL)
+    assert grid.states == tuple(StateKind)
+    assert (grid.own_histories, grid.learning_rates) == ((0.0, 0.5), (1e-3, 2e-3))
+
+
 @pytest.mark.parametrize("axis", ["num_steps", "masks", "history_blocks", "states", "predictions", "seeds"])
 def test_an_axis_without_values_is_refused_by_name(axis: str) -> None:
     with pytest.raises(InputError, match=f"{axis} is empty"):

@@ -24,6 +24,11 @@ class HistoryMask(StrEnum):
     ANCHOR = "anchor"  # M3: itself and the initial noise.
     CAUSAL = "causal"  # M4: every step so far, ARD's default.
 
+    @classmethod
+    def _missing_(cls, value: object) -> "HistoryMask | None":
+        """The paper's names M1 to M4 are understood too."""
+        return next((mask for mask in cls if mask.number == value), None)
+
     @property
     def number(self) -> str:
         """The paper's name, M1 to M4."""

@@ -137,7 +137,7 @@ def test_a_stage_is_recorded_when_it_has_ended_well_and_not_before(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--masks", "diagonal,M4"], ["--masks", "'M4'", "diagonal, window, anchor, causal"]),
+        (["--masks", "diagonal,M5"], ["--masks", "'M5'", "diagonal, window, anchor, causal"]),
         (["--state", "x"], ["--state", "'x'", "x_t, x_0_hat"]),
         (["--seeds", "2-0"], ["--seeds 2-0", "backwards"]),
         (["--learning-rates", "1e-3;2e-3"], ["--learning-rates", "commas"]),

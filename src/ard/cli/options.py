@@ -40,10 +40,14 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 def parse_choices(text: str, name: str, kind: type[Choice]) -> tuple[Choice, ...]:
     """The members of a text such as window,causal; InputError for anything else."""
-    words = text.split(",")
-    if unknown := [word for word in words if word not in list(kind)]:
-        raise InputError(f"--{name} {text}: {unknown[0]!r} is unknown; allowed, with commas between: {', '.join(kind)}")
-    return tuple(kind(word) for word in words)
+    choices = []
+    for word in text.split(","):
+        try:
+            choices.append(kind(word))
+        except ValueError:
+            allowed = ", ".join(kind)
+            raise InputError(f"--{name} {text}: {word!r} is unknown; allowed, with commas between: {allowed}") from None
+    return tuple(choices)
 
 
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:

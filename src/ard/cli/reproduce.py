@@ -27,14 +27,14 @@ class Reproduce:
     needs the teacher's weights, the autoencoder, the Inception network and ADM's reference batch. Both go on where
     they stopped. For instance:
 
-        ard reproduce --scale tiny --out runs/reproduce
-        ard reproduce --scale imagenet256 --out runs/imagenet256 --tflops 3200 --dry-run
+        ard reproduce --scale tiny
+        ard reproduce --scale imagenet256 --tflops 3200 --dry-run
     """
 
     scale: Scale
     """tiny or imagenet256."""
-    out: Path
-    """Folder for everything that is made."""
+    out: Path | None = None
+    """Folder for everything that is made; None: runs/reproduce-tiny or runs/reproduce-imagenet256."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     imagenet: ImagenetConfig = field(default_factory=ImagenetConfig)
     jobs: int = 0
@@ -48,13 +48,14 @@ class Reproduce:
         """Run what is missing."""
         if self.jobs < 0:
             raise InputError(f"jobs is {self.jobs}; 0 means the default, otherwise at least 1")
+        out = self.out or Path("runs") / f"reproduce-{self.scale}"
         match self.scale:
             case Scale.TINY if self.dry_run:
-                print_plan({"tiny": self.tiny, "out": self.out, "stages": plan(self.out, self.tiny)})
+                print_plan({"tiny": self.tiny, "out": out, "stages": plan(out, self.tiny)})
             case Scale.TINY:
-                report = run_tiny(self.out, self.tiny, device=self.device, jobs=self.jobs or os.cpu_count() or 1)
+                report = run_tiny(out, self.tiny, device=self.device, jobs=self.jobs or os.cpu_count() or 1)
                 print(f"report: {report}")
             case Scale.IMAGENET256 if self.dry_run:
-                print_plan({"imagenet": self.imagenet, "out": self.out, **imagenet_plan(self.out, self.imagenet)})
+                print_plan({"imagenet": self.imagenet, "out": out, **imagenet_plan(out, self.imagenet)})
             case Scale.IMAGENET256:
-                run_imagenet(self.out, self.imagenet, device=self.device, jobs=self.jobs or 1)
+                run_imagenet(out, self.imagenet, device=self.device, jobs=self.jobs or 1)

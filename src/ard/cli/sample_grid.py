@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ard.errors import InputError
-from ard.models.autoencoder import Images
+from ard.models.autoencoder import DecodedImages
 from ard.models.student import Student
 from ard.models.transformer import TransformerConfig
 from ard.pictures import Pixels, to_pixels
@@ -66,7 +66,7 @@ def draw_images(
     *,
     batch_size: int,
     device: torch.device,
-    decode: Callable[[Latents], Images],
+    decode: Callable[[Latents], DecodedImages],
     progress: Callable[[int], object],
 ) -> Pixels:
     """One model's pictures from the noises of `seeds`, on the CPU; they do not depend on the batch size."""

@@ -42,9 +42,9 @@ class Sweep:
     num_steps: str = "4"
     """S, such as 1,2,4."""
     masks: str = "diagonal,causal"
-    """Any of diagonal (M1), window (M2), anchor (M3), causal (M4)."""
+    """Any of diagonal, window, anchor, causal, or M1 to M4."""
     history_blocks: str = ALL_BLOCKS
-    """N, such as 1-3; all: every block."""
+    """N, such as 1-3 or 1,all; all means every block."""
     history: str = "gated"
     """How the history enters attention: gated, shared or both."""
     state: str = "x_t"
@@ -98,14 +98,13 @@ class Sweep:
 
     def _grid(self) -> Grid:
         """The options as values."""
-        blocks = self.history_blocks
         own = parse_numbers(self.own_history, "own-history")
         if wrong := [share for share in own if not 0 <= share <= 1]:
             raise InputError(f"--own-history {self.own_history}: {wrong[0]:g} is no probability; allowed: 0 to 1")
         return Grid(
             num_steps=tuple(parse_range(self.num_steps, "num-steps")),
             masks=parse_choices(self.masks, "masks", HistoryMask),
-            history_blocks=(-1,) if blocks == ALL_BLOCKS else tuple(parse_range(blocks, "history-blocks")),
+            history_blocks=self._history_blocks(),
             histories=parse_choices(self.history, "history", HistoryAttention),
             states=parse_choices(self.state, "state", StateKind),
             predictions=parse_choices(self.prediction, "prediction", Prediction),
@@ -115,6 +114,12 @@ class Sweep:
             iterations=self.iterations,
             batch_size=self.batch_size,
         )
+
+    def _history_blocks(self) -> tuple[int, ...]:
+        """Every N, -1 for all blocks."""
+        words = self.history_blocks.split(",")
+        numbers = ",".join(word for word in words if word != ALL_BLOCKS)
+        return (*(parse_range(numbers, "history-blocks") if numbers else ()), *((-1,) if ALL_BLOCKS in words else ()))
 
     def _place(self) -> Place:
         """Where everything lies."""

@@ -21,7 +21,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICTURE_CHANNELS = {1, 3}
 CHUNK = 8  # Images decoded together: at full size, Stable Diffusion's decoder has 256 channels of each.
 
-Images: TypeAlias = Float[Tensor, "batch colour image_height image_width"]
+DecodedImages: TypeAlias = Float[Tensor, "batch colour image_height image_width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Autoencoder:
     """Diffusers' own module, in float32 and in evaluation mode."""
 
     @torch.no_grad()
-    def decode(self, latents: Latents, *, chunk: int = CHUNK) -> Images:
+    def decode(self, latents: Latents, *, chunk: int = CHUNK) -> DecodedImages:
         """The images of scaled latents, in [-1, 1] and a little beyond at times; `chunk` of them are at work together.
 
         In full float32 with deterministic kernels, so that an image is its seed on the same machine.
@@ -131,7 +131,7 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
     return Autoencoder(card=card, network=network.float().eval().requires_grad_(False).to(device))
 
 
-def load_decoder(card: AutoencoderCard | None, device: torch.device) -> Callable[[Latents], Images]:
+def load_decoder(card: AutoencoderCard | None, device: torch.device) -> Callable[[Latents], DecodedImages]:
     """What makes images of a student's last states: the autoencoder's decoder, or nothing where they are images."""
     return load_autoencoder(card.folder, device).decode if card else lambda images: images
 
