@@ -3,7 +3,10 @@
 from dataclasses import dataclass, replace
 
 from ard.history import HistoryAttention, HistoryMask
+from ard.losses import AdversarialForm
+from ard.models.discriminator import DiscriminatorConfig, HeadNorm, TokenMixing
 from ard.models.student import Prediction, StateKind, StudentConfig
+from ard.training.adversarial import AdversarialConfig, Penalty
 from ard.training.distill import DistillConfig
 from ard.training.loop import TrainConfig
 
@@ -18,6 +21,10 @@ class DistillPreset:
     student: StudentConfig
     train: TrainConfig
     distill: DistillConfig
+    adversarial: bool = False
+    """Whether the loss is R + D."""
+    discriminator: str = "heads"
+    """A row of DISCRIMINATORS."""
 
 
 def without_history(student: StudentConfig) -> StudentConfig:
@@ -32,6 +39,11 @@ ON_NEXT_X_T = TrainConfig(iterations=1500, learning_rate=1.2e-2)  # The next sta
 ON_X_0_HAT = TrainConfig(iterations=900, learning_rate=3e-3)
 
 
+def further(train: TrainConfig) -> TrainConfig:
+    """How a student is trained further that has been trained with `train`: shorter, at a fifth of the rate."""
+    return replace(train, iterations=600, learning_rate=train.learning_rate / 5, warmup=0)
+
+
 def _preset(student: StudentConfig, train: TrainConfig) -> DistillPreset:
     return DistillPreset(student=student, train=train, distill=DistillConfig())
 
@@ -40,6 +52,23 @@ OURS = StudentConfig(num_steps=FROM_STORE)
 PAPER = replace(OURS, prediction=Prediction.NEXT_STATE, history=HistoryAttention.SHARED)
 X_0_HAT = replace(PAPER, state=StateKind.X_0_HAT)
 ONE_STEP = replace(without_history(OURS), num_steps=1)
+
+DISCRIMINATORS: dict[str, AdversarialConfig] = {
+    # Ours: five heads, each latent judged by itself.
+    "heads": AdversarialConfig(),
+    # As the authors' re-implementation has it: every block, local batch norm, no penalty, clean inputs. Its warm-up of
+    # 3,000 updates and its weight of 10 are for ImageNet.
+    "authors": AdversarialConfig(
+        heads=DiscriminatorConfig(head_depths=(), head_norm=HeadNorm.LOCAL_BATCH, head_mixing=TokenMixing.RASTER),
+        penalty=Penalty.NONE,
+        renoised=0.0,
+        adversarial_weight=10.0,
+        adversarial_cap=1e4,
+        adversarial_warmup=3000,
+    ),
+    # R3GAN's loss (Huang et al., 2024) on the heads.
+    "r3": AdversarialConfig(adversarial_form=AdversarialForm.RELATIVISTIC, penalty=Penalty.R1_R2),
+}
 
 DISTILL_PRESETS: dict[str, DistillPreset] = {
     # Ours: solver steps on x_t; ARD with the causal mask (M4) and gated history in all blocks.
@@ -53,6 +82,9 @@ DISTILL_PRESETS: dict[str, DistillPreset] = {
     # As the authors re-implemented it: x_0_hat, next state.
     "ard-x0": _preset(X_0_HAT, ON_X_0_HAT),
     "step-x0": _preset(without_history(X_0_HAT), ON_X_0_HAT),
+    # The adversarial stage (R + D), for a student that --resume-from names.
+    "ard-gan": replace(_preset(OURS, further(ON_X_T)), adversarial=True),
+    "step-gan": replace(_preset(without_history(OURS), further(ON_X_T)), adversarial=True),
 }
 
 

@@ -65,6 +65,7 @@ def write_report(path: Path, report: Report) -> None:
         f"<figure>{_errors(report.rows)}</figure>",
         "<h2>Training</h2>",
         f"<figure>{_losses(report.logs)}</figure>",
+        *_adversaries(report.logs),
         "<h2>How it was made</h2>",
         f"<pre>{html.escape(chr(10).join(report.commands))}</pre>",
         f"<details><summary>Configuration and versions</summary><pre>{_json(report.facts)}</pre></details>",
@@ -132,6 +133,24 @@ def _losses(logs: dict[str, list[dict[str, Any]]]) -> str:
         for i, (name, log) in enumerate(logs.items())
     ]
     return plot(curves, title="Training loss", x_label="update", y_label="loss (mean over 25 updates)")
+
+
+def _adversaries(logs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What the discriminators' logs tell, a figure per value; nothing when no run had one."""
+    judged = {name: log for name, log in logs.items() if log and "logits_gap" in log[-1]}
+    shown = {
+        "logits_gap": "Discriminator: mean logit of real minus that of fake",
+        "adversarial_weight": "Weight of the generator's loss",
+        "diversity": "Spread of the student's images within a class, as a part of the teacher's",
+    }
+    figures = []
+    for key, title in shown.items() if judged else ():
+        curves = [
+            Curve(label=name, x=[line["step"] for line in log], y=[line[key] for line in log], style=i)
+            for i, (name, log) in enumerate(judged.items())
+        ]
+        figures.append(f"<figure>{plot(curves, title=title, x_label='update', y_label=key, y_scale='linear')}</figure>")
+    return figures
 
 
 def _json(value: Any) -> str:

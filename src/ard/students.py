@@ -11,8 +11,18 @@ from ard.errors import InputError
 from ard.history import HistoryMask
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import Transformer, TransformerConfig
-from ard.models.weights import StateDict, load_config, load_weights, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
 from ard.teacher import Ode, Teacher, TeacherRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRef:
+    """The student whose published weights another one started from."""
+
+    fingerprint: str
+    recipe: str
+    iterations: int
+    """Its updates, those of its own start included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +43,20 @@ class StudentCard:
     seed: int
     seconds: float
     """Training time."""
+    adversarial: bool = False
+    """Whether a discriminator took part: the loss R + D instead of R."""
+    start: StartRef | None = None
+    """The student it started from; None: the teacher."""
 
     @property
     def tau(self) -> tuple[float, ...]:
         """The student's times, noise first."""
         return tuple(self.ode.times[index] for index in self.grid)
+
+    @property
+    def loss(self) -> str:
+        """R, or R + D where a discriminator took part, as in the paper's Table 1."""
+        return "R + D" if self.adversarial else "R"
 
     @property
     def model(self) -> str:
@@ -60,7 +79,17 @@ def save_student(folder: Path, card: StudentCard, weights: StateDict) -> None:
 
 def load_card(folder: Path) -> StudentCard:
     """What the student in `folder` is; InputError when there is none."""
-    return from_plain(StudentCard, load_config(folder, "student"), where=str(folder / "config.json"))
+    plain = {"adversarial": False, "start": None, **load_config(folder, "student")}  # Older cards lack both.
+    return from_plain(StudentCard, plain, where=str(folder / "config.json"))
+
+
+def start_from(folder: Path, student: Student) -> StartRef:
+    """Give `student` the published weights of the one in `folder`, which has its shape; what its card will say."""
+    card = load_card(folder)
+    load_weights(student, folder / "model.safetensors")
+    before = card.start.iterations if card.start else 0
+    identity = fingerprint(to_plain([card.student, card.network, card.grid]), student.state_dict())
+    return StartRef(fingerprint=identity, recipe=card.recipe, iterations=before + card.iterations)
 
 
 def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCard]:

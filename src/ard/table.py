@@ -27,12 +27,14 @@ def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def describe(row: Row) -> str:
-    """The row's model in words, such as `ard · 2 steps · x_t · solver_step · causal N=6 gated`."""
+    """The row's model in words, such as `ard · 2 steps · x_t · solver_step · causal N=6 gated · R + D`."""
     parts = [row.model, f"{row.num_steps} step" + ("s" if row.num_steps != 1 else "")]
     if row.state and row.prediction:
         parts += [row.state, row.prediction]
     if row.model == "ard":
         parts.append(f"{row.mask} N={row.history_blocks} {row.history}")
+    if row.loss == "R + D":
+        parts.append(row.loss)
     return " · ".join(parts)
 
 

@@ -123,17 +123,33 @@ def parse(verb: str, arguments: list[str]) -> Any:
 
 def _with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the defaults that `--preset` names, before the other options are read."""
-    from ard.presets import DISTILL_PRESETS
+    from ard.cli.distill import design_of
+    from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, further
 
-    given = dict(pairwise(arguments))
-    name = next(
-        (a.removeprefix("--preset=") for a in arguments if a.startswith("--preset=")), given.get("--preset", "ard")
-    )
+    start, chosen = _given("resume-from", arguments), _given("preset", arguments)
+    design = design_of(start) if start and not chosen else None  # The starting student's, when nothing says otherwise.
+    name = chosen or (design.preset if design else "ard")
     if name not in DISTILL_PRESETS:
         raise InputError(f"unknown preset {name!r}; allowed: {', '.join(DISTILL_PRESETS)}")
     preset = DISTILL_PRESETS[name]
     parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
-    return functools.partial(command, preset=name, **parts)
+    if design:
+        parts |= {"student": design.student, "train": further(preset.train)}
+    parts["discriminator"] = discriminator = _given("discriminator", arguments) or preset.discriminator
+    if discriminator not in DISCRIMINATORS:
+        raise InputError(f"unknown discriminator {discriminator!r}; allowed: {', '.join(DISCRIMINATORS)}")
+    return functools.partial(command, preset=name, adversary=DISCRIMINATORS[discriminator], **parts)
+
+
+def _given(option: str, arguments: list[str]) -> str | None:
+    """What follows an option, also joined to it by =; None when it is not given."""
+    joined = (word.partition("=")[2] for word in arguments if word.startswith((f"--{option}=", f"--{_snake(option)}=")))
+    pairs = dict(pairwise(arguments))
+    return next(joined, pairs.get(f"--{option}", pairs.get(f"--{_snake(option)}")))
+
+
+def _snake(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def _overview(group: str = "") -> str:

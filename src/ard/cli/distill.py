@@ -1,20 +1,28 @@
 """ard distill: a trajectory store to a student."""
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from ard.cli.options import print_plan, to_plain_dict
-from ard.config import fingerprint_of, flatten, to_plain
+from ard.config import differences, fingerprint_of, flatten, to_plain
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
+from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.student import Student, StudentConfig
-from ard.presets import FROM_STORE
-from ard.students import StudentCard, save_student
-from ard.teacher import load_teacher, reference_to
-from ard.training.distill import DistillConfig, distill_loss, parameter_groups
+from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE
+from ard.students import StartRef, StudentCard, load_card, save_student, start_from
+from ard.teacher import Teacher, load_teacher, reference_to
+from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
+from ard.training.collapse import probe_from
+from ard.training.companion import Alone, Companion
+from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.reader import TrajectoryReader
@@ -25,11 +33,13 @@ class Distill:
     """Train a few-step student on stored trajectories.
 
     The preset fills in the options; what else is given wins. The same command goes on where a killed run stopped.
-    For instance:
+    --resume-from starts from a student instead of its teacher and takes over its design; --adversarial adds a
+    discriminator (the paper's loss R + D). For instance:
 
         ard distill --preset ard --trajectories runs/trajectories --out runs/ard
         ard distill --preset step --trajectories runs/trajectories --num-steps 2 --out runs/step-2
         ard distill --preset ard --mask anchor --history-blocks 3 --trajectories runs/trajectories --out runs/m3
+        ard distill --resume-from runs/ard --adversarial --trajectories runs/trajectories --out runs/ard-gan
     """
 
     trajectories: Path
@@ -37,7 +47,10 @@ class Distill:
     out: Path
     """Folder of the student."""
     preset: str = "ard"
-    """ard, step, kd; ard-paper, step-paper, kd-paper (its equations); ard-x0, step-x0 (the authors' code)."""
+    """ard, step, kd; ard-paper, step-paper, kd-paper (its equations); ard-x0, step-x0 (the authors' code); ard-gan,
+    step-gan (R + D, with --resume-from)."""
+    resume_from: Path | None = None
+    """Folder of a student whose published weights, design and grid are the start of this one; None: the teacher's."""
     teacher: Path | None = None
     """Folder of the teacher; None: where the store says."""
     grid: tuple[int, ...] = ()
@@ -45,6 +58,11 @@ class Distill:
     student: StudentConfig = field(default_factory=StudentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    adversarial: bool = False
+    """Add a discriminator that compares the last prediction with real samples: the loss R + D."""
+    discriminator: str = "heads"
+    """Fills in what follows: heads (ours), authors (as the authors' code has it), r3 (R3GAN's loss)."""
+    adversary: AdversarialConfig = field(default_factory=AdversarialConfig)
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -61,29 +79,35 @@ class Distill:
                 f"the teacher in {teacher_folder} ({teacher.hash}) did not make {self.trajectories} "
                 f"({manifest.teacher.hash}); give the right --teacher"
             )
+        start = self._start(manifest)
         if self.grid and self.student.num_steps not in {FROM_STORE, len(self.grid) - 1}:
             raise InputError(
                 f"--num-steps {self.student.num_steps} does not fit --grid, which has {len(self.grid) - 1} steps"
             )
-        grid = self.grid or _grid(manifest, self.student.num_steps)
-        config = dataclasses.replace(self.student, num_steps=len(grid) - 1)
+        grid = start.grid if start else self.grid or _grid(manifest, self.student.num_steps)
+        config = start.student if start else dataclasses.replace(self.student, num_steps=len(grid) - 1)
         _refuse_meaningless(config, self.distill)
+        self._refuse_meaningless_adversary(config)
         reader = TrajectoryReader(self.trajectories, state=config.state, num_steps=config.num_steps, grid=grid)
-        student = Student(teacher.network, teacher.diffusion, reader.tau, config).to(device)
-        student.requires_grad_(True).train()
-        plan = self._plan(student, manifest, grid)
+        frozen = dataclasses.replace(teacher, network=copy.deepcopy(teacher.network))
+        student = Student(teacher.network, teacher.diffusion, reader.tau, config)
+        origin = start_from(self.resume_from, student) if self.resume_from else None
+        student.to(device).requires_grad_(True).train()
+        plan = self._plan(student, manifest, grid, origin)
         if self.dry_run:
             return print_plan({**plan, "device": str(device), "out": self.out})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
+        loss_at, adversary = self._loss(student, reader, frozen)
         state = train(
             student,
-            distill_loss(student, reader, self.train, self.distill),
+            loss_at,
             self.train,
             self.out,
             run=plan,
             description=f"distill {self.out.name}",
             groups=parameter_groups(student, self.distill),
+            companion=adversary,
         )
         reference = reference_to(teacher, teacher_folder, seen_from=self.out)
         card = StudentCard(
@@ -97,11 +121,66 @@ class Distill:
             iterations=state.step,
             seed=self.train.seed,
             seconds=state.seconds,
+            adversarial=self.adversarial,
+            start=origin,
         )
         save_student(self.out, card, state.averaged())
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
-    def _plan(self, student: Student, manifest: Manifest, grid: tuple[int, ...]) -> dict[str, Any]:
+    def _start(self, manifest: Manifest) -> StudentCard | None:
+        """The card of the student to start from; InputError when it does not fit the store or the options."""
+        if self.resume_from is None:
+            return None
+        card = load_card(self.resume_from)
+        if (card.teacher.hash, card.ode) != (manifest.teacher.hash, manifest.ode):
+            raise InputError(
+                f"{self.resume_from} learned from other trajectories than {self.trajectories}; give those of its "
+                "teacher, solver, steps and guidance"
+            )
+        if self.grid and self.grid != card.grid:
+            given, own = (" ".join(map(str, grid)) for grid in (self.grid, card.grid))
+            raise InputError(f"--grid {given} does not fit {self.resume_from}, whose grid is {own}; leave it out")
+        wanted = self.student
+        if wanted.num_steps == FROM_STORE:
+            wanted = dataclasses.replace(wanted, num_steps=card.student.num_steps)
+        if wanted.history_blocks == -1:
+            wanted = dataclasses.replace(wanted, history_blocks=card.student.history_blocks)
+        if changes := differences(to_plain(card.student), to_plain(wanted)):
+            raise InputError(
+                f"{self.resume_from} has another design than is asked for ({'; '.join(changes)}); leave out --preset "
+                "and the options of the design, they are the student's"
+            )
+        return card
+
+    def _loss(
+        self, student: Student, reader: TrajectoryReader, frozen: Teacher
+    ) -> tuple[Callable[[int], Tensor], Companion]:
+        """The loss of each update, R or R + D, and what is trained beside the student."""
+        if not self.adversarial:
+            return distill_loss(student, reader, self.train, self.distill), Alone()
+        seed, device = self.train.seed, student.step_embedding.device
+        real_at = real_samples(self.adversary.real, reader, frozen.data, seed=seed)
+        adversary = Adversary(student, frozen, real_at, probe_from(reader, device), self.adversary, seed=seed)
+        return adversarial_loss(student_pass(student, reader, self.train, self.distill), adversary), adversary
+
+    def _refuse_meaningless_adversary(self, config: StudentConfig) -> None:
+        """InputError for an option of the discriminator that has no effect."""
+        if not self.adversarial:
+            if changes := differences(to_plain(DISCRIMINATORS["heads"]), to_plain(self.adversary)):
+                option = changes[0].split()[0].removeprefix("heads.").replace("_", "-")
+                raise InputError(f"--{option} has no meaning without --adversarial; add it, or leave the option out")
+            return
+        if self.adversary.adversarial_warmup >= self.train.iterations:
+            raise InputError(
+                f"--adversarial-warmup {self.adversary.adversarial_warmup} leaves nothing of {self.train.iterations} "
+                "updates; give a shorter one or more --iterations"
+            )
+        if config.num_steps == 1 and self.adversary.adversarial_history is AdversarialHistory.STUDENT:
+            raise InputError("--adversarial-history student has no meaning with one step, which has no history")
+
+    def _plan(
+        self, student: Student, manifest: Manifest, grid: tuple[int, ...], origin: StartRef | None
+    ) -> dict[str, Any]:
         """Everything that decides the student's weights."""
         return to_plain_dict(
             {
@@ -115,8 +194,26 @@ class Distill:
                 "ode": to_plain(manifest.ode),
                 "train": self.train,
                 "distill": self.distill,
+                **({"adversary": self.adversary} if self.adversarial else {}),
+                **({"start": origin} if origin else {}),
             }
         )
+
+
+class Design(NamedTuple):
+    """What a student that is trained further brings along."""
+
+    preset: str
+    student: StudentConfig
+
+
+def design_of(folder: str) -> Design | None:
+    """The design of the student in `folder`; None when there is none, which running the command will tell."""
+    try:
+        student, preset = load_card(Path(folder)).student, read_json(Path(folder) / "run.json").get("preset")
+    except (InputError, OSError):
+        return None
+    return Design(preset if preset in DISTILL_PRESETS else "ard", student)
 
 
 def _grid(manifest: Manifest, num_steps: int) -> tuple[int, ...]:
@@ -129,8 +226,8 @@ def _grid(manifest: Manifest, num_steps: int) -> tuple[int, ...]:
 
 
 def _recipe(plan: dict[str, Any]) -> str:
-    """A fingerprint of everything that decides the weights, apart from the seed."""
-    apart = {"train.seed", *HOUSEKEEPING}
+    """A fingerprint of everything that decides the weights, the seeds apart (also the starting student's)."""
+    apart = {"train.seed", "start.fingerprint", *HOUSEKEEPING}
     return fingerprint_of({name: value for name, value in flatten(plan).items() if name not in apart})
 
 

@@ -49,6 +49,8 @@ class Row:
     mask: str | None = None
     history_blocks: int | None = None
     history: str | None = None
+    loss: str | None = None
+    """R, or R + D where a discriminator took part."""
     nfe: int
     """Network evaluations per image; guidance counts twice."""
     seed: int | None = None
@@ -171,6 +173,7 @@ def student_row(
         mask=config.mask,
         history_blocks=config.history_blocks,
         history=config.history,
+        loss=card.loss,
         nfe=config.num_steps,
         seed=card.seed,
         recipe=card.recipe,

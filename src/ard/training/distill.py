@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,13 +42,35 @@ class DistillConfig:
         return self.own_history * min(1.0, step / ramp if ramp else 1.0)
 
 
+class Pass(NamedTuple):
+    """One update's forward pass: what the student was given, what it predicts and what the teacher has there."""
+
+    inputs: States
+    x_hat: States
+    targets: States
+    label: Labels
+
+
 def distill_loss(
     student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Tensor]:
     """The regression loss of update `step` (Eq. 6; Eq. 4 for M1 or N = 0)."""
-    device = student.step_embedding.device
+    pass_at = student_pass(student, reader, config, distill)
 
     def loss_at(step: int) -> Tensor:
+        passed = pass_at(step)
+        return regression_loss(passed.x_hat, passed.targets).mean()
+
+    return loss_at
+
+
+def student_pass(
+    student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
+) -> Callable[[int], Pass]:
+    """The forward pass of update `step`: its trajectories, all their steps at once."""
+    device = student.step_embedding.device
+
+    def pass_at(step: int) -> Pass:
         ids = batch_ids(len(reader), seed=config.seed, step=step, batch=config.batch_size)
         batch = reader.read(ids)
         reader.require_finite(batch, ids)
@@ -59,9 +81,9 @@ def distill_loss(
             if share > 0:
                 inputs = mix_in_own_history(student, inputs, label, share, generator_for("own", config.seed, step))
             x_hat = student(inputs, label)
-        return regression_loss(x_hat.float(), targets).mean()
+        return Pass(inputs, x_hat.float(), targets, label)
 
-    return loss_at
+    return pass_at
 
 
 def mix_in_own_history(

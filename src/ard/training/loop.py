@@ -18,6 +18,7 @@ from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.progress import progress_bar
 from ard.seeds import require_seed
+from ard.training.companion import Alone, Companion
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
 
 HOUSEKEEPING = frozenset({"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})  # Change no bit.
@@ -85,17 +86,19 @@ def train(
     run: dict[str, Any],
     description: str,
     groups: list[dict[str, Any]] | None = None,
+    companion: Companion | None = None,
 ) -> TrainState:
     """Minimise `loss_at(step)` over the module's parameters, going on from the last checkpoint in `folder`.
 
     `run` is the resolved configuration: a folder that holds another run is refused. `groups` are AdamW's parameter
-    groups, whose "factor" multiplies their learning rate.
+    groups, whose "factor" multiplies their learning rate. `companion` is what is trained beside the module.
     """
     _claim(folder, run)
     fused = next(module.parameters()).device.type in {"cpu", "cuda"}
     groups = groups or [{"params": list(module.parameters())}]
     optimiser = AdamW(groups, config.learning_rate, (0.9, config.beta2), weight_decay=config.weight_decay, fused=fused)
-    state = new_state(module, optimiser)
+    companion = companion or Alone()
+    state = new_state(module, optimiser, companion)
     if stored := checkpoints(folder / "checkpoints"):
         load_checkpoint(stored[-1], state)
     log = _Log(folder / "log.jsonl", state.step)
@@ -112,6 +115,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
             optimiser.step()
             state.average_weights(config.ema_decay)
+            companion.after_update(state.step)
             state.step += 1
             log.add(loss.detach(), norm)
             bar.update()
@@ -190,6 +194,7 @@ class _Log:
             "gradient_norm": norm,
             "learning_rate": rate,
             "seconds": state.seconds,
+            **state.companion.report(state.step),
         }
         self.lines.append(json.dumps(line))
         write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())

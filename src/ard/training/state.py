@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from ard.errors import InputError
 from ard.files import write_atomically
 from ard.models.weights import StateDict, checksum, read_weights, to_bytes
+from ard.training.companion import Alone, Companion
 
 
 @dataclass
@@ -23,6 +24,8 @@ class TrainState:
     average: list[Tensor]
     """EMA of the parameters, in their order. Buffers are constants and are never averaged."""
     optimiser: AdamW
+    companion: Companion = field(default_factory=Alone)
+    """What is trained beside the module; its tensors are in the checkpoints too."""
     step: int = 0
     seconds: float = 0.0
 
@@ -38,17 +41,18 @@ class TrainState:
         return dict(zip(names, self.average, strict=True))
 
 
-def new_state(module: nn.Module, optimiser: AdamW) -> TrainState:
+def new_state(module: nn.Module, optimiser: AdamW, companion: Companion | None = None) -> TrainState:
     """The state before the first step."""
-    return TrainState(module, [parameter.detach().clone() for parameter in module.parameters()], optimiser)
+    average = [parameter.detach().clone() for parameter in module.parameters()]
+    return TrainState(module, average, optimiser, companion or Alone())
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> None:
     """Publish the checkpoint of `state.step`, and delete the oldest ones beyond `keep` (0 keeps all)."""
     tensors = {f"model.{name}": value for name, value in state.module.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in state.averaged().items()}
-    for index, values in state.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
+    tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(state.optimiser).items()}
+    tensors |= {f"companion.{name}": value for name, value in state.companion.tensors().items()}
     metadata = {"ard": json.dumps({"step": state.step, "seconds": state.seconds, "crc32": checksum(tensors)})}
     write_atomically(folder / f"step-{state.step:07d}.safetensors", to_bytes(tensors, metadata))
     if keep:
@@ -69,18 +73,26 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
             note = json.loads(file.metadata()["ard"])
         if note["crc32"] != checksum(tensors):
             raise InputError(f"{path} is damaged: its checksum does not match; delete it to go on from the one before")
-        state.module.load_state_dict(_part(tensors, "model."))
-        average = _part(tensors, "average.")
+        state.module.load_state_dict(part(tensors, "model."))
+        average = part(tensors, "average.")
         for (name, _), value in zip(state.module.named_parameters(), state.average, strict=True):
             value.copy_(average[name])
-        _load_optimiser(state.optimiser, _part(tensors, "optimiser."))
+        load_optimiser(state.optimiser, part(tensors, "optimiser."))
+        state.companion.load(part(tensors, "companion."))
         state.step, state.seconds = int(note["step"]), float(note["seconds"])
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} does not fit this run ({reason}); delete it to go on from the one before") from None
 
 
-def _load_optimiser(optimiser: AdamW, tensors: StateDict) -> None:
+def optimiser_tensors(optimiser: AdamW) -> StateDict:
+    """The optimiser's moments and counts, named by the parameter's index and their own name."""
+    states = optimiser.state_dict()["state"].items()
+    return {f"{index}.{name}": value for index, values in states for name, value in values.items()}
+
+
+def load_optimiser(optimiser: AdamW, tensors: StateDict) -> None:
+    """Take over what `optimiser_tensors` gave."""
     plain = optimiser.state_dict()
     plain["state"] = {}
     for key, value in tensors.items():
@@ -89,5 +101,6 @@ def _load_optimiser(optimiser: AdamW, tensors: StateDict) -> None:
     optimiser.load_state_dict(plain)
 
 
-def _part(tensors: StateDict, prefix: str) -> StateDict:
+def part(tensors: StateDict, prefix: str) -> StateDict:
+    """The tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
