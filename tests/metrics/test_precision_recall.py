@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ard.errors import InputError
+from ard.evaluation.metrics import exact_balls
 from ard.evaluation.metrics import precision_recall as module
 from ard.evaluation.metrics.precision_recall import Distances, PrecisionRecall, precision_recall
 
@@ -135,7 +136,7 @@ def test_the_size_of_the_tiles_does_not_matter(
 ) -> None:
     real, generated = normal(60, 5), 0.8 * normal(45, 5, seed=1) + 0.5
     whole = precision_recall(real, generated, distances=distances)
-    monkeypatch.setattr(module, "_EXACT_SIDE", side)
+    monkeypatch.setattr(exact_balls, "_SIDE", side)
     monkeypatch.setattr(module, "_ADM_SIDE", side)
     assert precision_recall(real, generated, distances=distances) == whole
 
