@@ -228,7 +228,7 @@ def test_a_row_is_evaluated_once_and_kept_in_the_file(card: StudentCard, tmp_pat
     path = tmp_path / "convergence.json"
     assert asked_again(path, card, CHECKPOINT)
     assert not asked_again(path, card, CHECKPOINT)
-    assert len(json.loads(path.read_text())["checkpoints"]) == 1
+    assert len(json.loads(path.read_text())["entries"]) == 1
 
 
 @pytest.mark.parametrize(

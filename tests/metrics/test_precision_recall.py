@@ -180,3 +180,12 @@ def test_a_set_without_enough_neighbours_is_refused(normal: Normal, distances: D
     with pytest.raises(InputError, match="number of neighbours is 0; at least 1"):
         precision_recall(normal(9, 2), normal(9, 2), neighbours=0, distances=distances)
     assert precision_recall(normal(4, 2), normal(4, 2), distances=distances) == PrecisionRecall(1, 1)
+
+
+@BOTH
+def test_features_that_are_not_finite_are_refused(normal: Normal, distances: Distances) -> None:
+    broken = normal(9, 2).index_fill(0, torch.tensor([4]), float("nan"))
+    with pytest.raises(InputError, match="features of the generated samples are not all finite"):
+        precision_recall(normal(9, 2), broken, distances=distances)
+    with pytest.raises(InputError, match="features of the real samples are not all finite"):
+        precision_recall(broken, normal(9, 2), distances=distances)

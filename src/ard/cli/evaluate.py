@@ -60,7 +60,7 @@ class Evaluate:
     script reads too. For instance:
 
         ard evaluate --student runs/ard runs/step --json runs/metrics.json
-        ard evaluate --samples runs/ard --num 50000 --ref imagenet256.npz --inception inception.pth --json fid.json
+        ard evaluate --samples runs/ard --vae sd-vae-ft-ema --ref imagenet256.npz --inception inception.pth --num 50000
         ard evaluate --samples samples.npz --ref imagenet256.npz --metrics fid,kid --inception inception.pth
         ard evaluate --make-ref imagenet/train-256 --out imagenet256.npz --inception inception.pth
     """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ard.types import Features, OtherFeatures
 
-_SIDE = 4_096  # Rows and columns of a tile of distances: 128 MiB in float64.
+_SIDE = 2_048  # Rows and columns of a tile of distances: 32 MiB in float64.
 _PAIRS = 512  # Pairs whose differences are computed together.
 
 
@@ -87,8 +87,8 @@ def _block(samples: Features, centre: Float[Tensor, " feature"]) -> _Block:
     values (Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1), which |u|² + |v|² bounds. It
     enters twice, each square once and the differences to compare with twice. The 8 stands for the few other operations.
     """
-    deviations = samples.double() - centre
-    squares, limits = deviations.square().sum(dim=1), torch.finfo(torch.float64)
+    deviations, limits = samples - centre, torch.finfo(torch.float64)  # The centre is in float64, and so is this.
+    squares = torch.linalg.vector_norm(deviations, dim=1).square()
     squares = squares.where(squares < limits.max / 8, torch.nan)
     errors = 4 * (samples.shape[1] + 8) * (limits.eps * squares + limits.tiny)  # Tiny: what underflow takes away.
     return _Block(samples=samples, deviations=deviations, squares=squares, errors=errors)
