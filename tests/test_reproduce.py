@@ -79,7 +79,7 @@ def test_a_claim_quotes_the_papers_own_numbers_in_the_order_that_it_states(claim
         ([1.5, 1.6, 1.55], [2.0, 2.1, 2.2], "**yes**"),
         ([2.0, 2.1, 2.2], [1.5, 1.6, 1.4], "**no**"),
         ([1.5, 2.05, 1.5], [2.0, 2.1, 2.2], "≈"),  # The seeds overlap.
-        ([1.50, 1.51, 1.50], [1.52, 1.53, 1.54], "≈"),  # Less apart than a twentieth of the floor.
+        ([1.50, 1.51, 1.50], [1.52, 1.53, 1.54], "≈"),  # Less apart than a tenth of the floor.
         ([1.0, 1.0], [9.0, 9.0], "–"),  # Two seeds are too few.
     ],
 )

@@ -34,7 +34,7 @@ MIN_SEEDS = 3  # With fewer, one lies above the other too often by chance.
 VERDICTS = (
     "A claim holds (**yes**) when every seed of the one is better than every seed of the other, and is contradicted "
     "(**no**) when every seed is worse. Otherwise (≈), and when the means differ by less than the evaluation can tell: "
-    "a twentieth of the noise floor, or the standard error of a difference of two shares. Behind each: both means. "
+    "a tenth of the noise floor, or the standard error of a difference of two shares. Behind each: both means. "
     "Three seeds of equal students lie apart by chance in 1 of 10 comparisons, half of them each way. The paper's FID "
     "is to real images; here FD to the teacher stands for it, because that is what distillation aims at."
 )
@@ -122,8 +122,10 @@ def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int, *, num: 
 
 
 def _resolution(metric: Metric, value: float, *, floor: float, num: int) -> float:
-    """Below it, a difference says nothing: a twentieth of the noise floor, or the standard error of two shares."""
-    return floor / 20 if metric is Metric.DISTANCE else math.sqrt(2 * value * (1 - value) / num)
+    """Below it, a difference says nothing: a tenth of the noise floor, about what a bootstrap over the noises gives, or
+    the standard error of a difference of two shares.
+    """
+    return floor / 10 if metric is Metric.DISTANCE else math.sqrt(2 * value * (1 - value) / num)
 
 
 def _value(row: Row, metric: Metric) -> float:
