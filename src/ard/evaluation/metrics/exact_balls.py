@@ -2,8 +2,8 @@
 
 A product gives every squared distance with a bound of its error. Only where that leaves a comparison open are the
 differences of the pair computed, so that each answer is the one that all differences would give. Features have few such
-pairs: one core needs minutes for 10,000 and 50,000 samples of 2,048 features. Where all samples lie closer together
-than the bound, such as exact copies, differences decide every pair and it takes as long as they do: hours.
+pairs: one core needs minutes for 10,000 and 50,000 samples of 2,048 features. Samples that lie closer together than the
+bound, such as exact copies, are all compared by their differences; where every sample is such a one, it takes hours.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,10 @@ _PAIRS = 512  # Pairs whose differences are computed together.
 def exact_coverage(
     first: Features, second: OtherFeatures, *, neighbours: int
 ) -> tuple[Bool[Tensor, " sample"], Bool[Tensor, " other"]]:
-    """Which samples of each set lie in a ball of the other; a ball ends at the k-th neighbour in its own set."""
+    """Which samples of each set lie in a ball of the other; a ball ends at the k-th neighbour in its own set.
+
+    Each set needs more than k samples, all of them finite. Memory is bounded by tiles.
+    """
     first_radii, second_radii = _radii(first, neighbours), _radii(second, neighbours)
     covered = torch.zeros(len(first), dtype=torch.bool, device=first.device)
     others_covered = torch.zeros(len(second), dtype=torch.bool, device=second.device)
