@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"files", "config", "devices", "progress", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history"},
+    {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
+    {"diffusion", "timegrid", "history", "kept"},
     {"models"},
     {"teacher", "datasets"},
     {"students", "trajectories"},

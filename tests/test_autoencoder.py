@@ -82,14 +82,14 @@ class TestDecode:
         assert torch.allclose(autoencoder.decode(latents, chunk=chunk), images, rtol=0, atol=1e-6 * images.abs().max())
 
     def test_a_config_without_a_scale_has_that_of_stable_diffusion(self, workspace: Path) -> None:
-        """The published sd-vae-ft-ema and sd-vae-ft-mse are of this form."""
+        """As diffusers saved autoencoders before it had these fields."""
         change_config(workspace, scaling_factor=None, shift_factor=None, latents_mean=None, latents_std=None)
         images = load_autoencoder(workspace, CPU).decode(some_latents())
         assert read_autoencoder(workspace).scaling_factor == 0.18215
         assert torch.equal(images, decoded_by_diffusers(workspace, some_latents()))
 
     def test_attention_under_its_former_names_is_read(self, workspace: Path) -> None:
-        """So are the weights of these two."""
+        """As diffusers saved autoencoders in its first year."""
         images = load_autoencoder(workspace, CPU).decode(some_latents())
         names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 

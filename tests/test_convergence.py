@@ -228,7 +228,7 @@ def test_a_row_is_evaluated_once_and_kept_in_the_file(card: StudentCard, tmp_pat
     path = tmp_path / "convergence.json"
     assert asked_again(path, card, CHECKPOINT)
     assert not asked_again(path, card, CHECKPOINT)
-    assert len(json.loads(path.read_text())["checkpoints"]) == 1
+    assert len(json.loads(path.read_text())["entries"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_moved_folder_keeps_its_scores(card: StudentCard, tmp_path: Path) -> N
     assert not asked_again(path, card, dataclasses.replace(CHECKPOINT, path=Path("moved")))
 
 
-@pytest.mark.parametrize("content", ["{}", '{"checkpoints": [1]}', '{"checkpoints": [{"identity": {}, "row": {}}]}'])
+@pytest.mark.parametrize("content", ["{}", '{"entries": [1]}', '{"entries": [{"identity": {}}]}'])
 def test_damaged_scores_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "convergence.json"
     path.write_text(content)
@@ -352,8 +352,8 @@ def test_running_again_evaluates_what_is_new_only(
     assert run(*arguments) == 0
     assert evaluated == []
     assert json.loads((runs / "again.json").read_text())["rows"] == analysed
-    kept = json.loads((runs / "out" / "convergence.json").read_text())["checkpoints"]
-    (runs / "out" / "convergence.json").write_text(json.dumps({"checkpoints": kept[:1] + kept[2:]}))
+    kept = json.loads((runs / "out" / "convergence.json").read_text())["entries"]
+    (runs / "out" / "convergence.json").write_text(json.dumps({"entries": kept[:1] + kept[2:]}))
     assert run(*arguments) == 0
     assert evaluated == [4]
     assert json.loads((runs / "again.json").read_text())["rows"] == analysed

@@ -79,14 +79,16 @@ def test_the_command_of_a_cell_says_everything_that_the_cell_is() -> None:
         batch_size=13,
     )
     (cell,) = cells(grid)
-    verb, *options = cell.stage(Path("store"), checkpoint_every=5).command(Path("out"))
+    stage = cell.stage(Path("store"), Path("teacher"), inputs="x", checkpoint_every=5)
+    verb, *options = stage.command(Path("out"))
     command = parse(verb, options)
     assert command.student == cell.design.student
     assert (command.train.iterations, command.train.batch_size, command.train.seed) == (11, 13, 7)
     assert command.train.learning_rate == cell.learning_rate
     assert (command.train.checkpoint_every, command.train.keep_checkpoints) == (5, 0)
     assert command.distill.own_history == 0.25
-    assert (command.trajectories, command.out) == (Path("store"), Path("out") / cell.name)
+    assert (command.trajectories, command.teacher) == (Path("store"), Path("teacher"))
+    assert command.out == Path("out") / cell.name
 
 
 def test_every_arm_is_tried_with_every_rate_at_its_largest_student() -> None:
@@ -129,6 +131,24 @@ def test_the_lists_of_the_command_become_the_axes_of_the_grid() -> None:
 def test_an_axis_without_values_is_refused_by_name(axis: str) -> None:
     with pytest.raises(InputError, match=f"{axis} is empty"):
         Grid(**{axis: ()})
+
+
+def test_a_value_said_twice_is_one_value() -> None:
+    grid = Grid(seeds=(0, 0), learning_rates=(1e-3, 0.001), num_steps=(4, 4))
+    assert (grid.seeds, grid.learning_rates, grid.num_steps) == ((0,), (1e-3,), (4,))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, float("inf"), float("nan")])
+def test_a_rate_that_is_not_positive_is_refused(rate: float) -> None:
+    with pytest.raises(InputError, match="learning_rates has"):
+        Grid(learning_rates=(rate,))
+
+
+def test_close_values_have_names_of_their_own() -> None:
+    grid = Grid(own_histories=(0.1234567, 0.1234568), learning_rates=(1.234567e-3,), seeds=(0,))
+    names = {cell.name for cell in grid.cells(DEPTH, grid.default_rates(DEPTH))}
+    other = Grid(own_histories=(0.1234567, 0.1234568), learning_rates=(1.234568e-3,), seeds=(0,))
+    assert len(names | {cell.name for cell in other.cells(DEPTH, other.default_rates(DEPTH))}) == 8
 
 
 def test_more_blocks_than_the_teacher_has_are_refused() -> None:

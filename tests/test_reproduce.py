@@ -7,14 +7,17 @@ import pytest
 
 from ard import cli
 from ard.analysis.flops import student_row, usual_network
+from ard.cli.options import parse_seeds
 from ard.cli.reproduce import Reproduce
 from ard.errors import InputError
 from ard.evaluation.evaluate import Row, Scores
+from ard.files import write_json
 from ard.models.student import StudentConfig
+from ard.models.transformer import named_config
 from ard.reproduce.imagenet import GRIDS, KEPT, ImagenetConfig, imagenet_plan, run_imagenet
 from ard.reproduce.paper import ARD_4, ARD_4_ALL, CLAIMS, STEP_4, TABLE_1, Claim, Metric, PaperRow, Setting
 from ard.reproduce.recipes import RECIPES
-from ard.reproduce.report import results_of, verdict
+from ard.reproduce.report import report, results_of, verdict
 from ard.reproduce.tiny import DEPTH, TinyConfig, all_cells, cells_of, plan
 from ard.sweep import Result, Results
 
@@ -73,26 +76,55 @@ def test_a_claim_quotes_the_papers_own_numbers_in_the_order_that_it_states(claim
 @pytest.mark.parametrize(
     ("better", "worse", "word"),
     [
-        ([1.5, 1.6], [2.0, 2.1], "**yes**"),
-        ([2.0, 2.1], [1.5, 1.6], "**no**"),
-        ([1.5, 2.05], [2.0, 2.1], "≈"),  # The seeds overlap.
-        ([1.50, 1.51], [1.52, 1.53], "≈"),  # Less apart than a twentieth of the floor.
+        ([1.5, 1.6, 1.55], [2.0, 2.1, 2.2], "**yes**"),
+        ([2.0, 2.1, 2.2], [1.5, 1.6, 1.4], "**no**"),
+        ([1.5, 2.05, 1.5], [2.0, 2.1, 2.2], "≈"),  # The seeds overlap.
+        ([1.50, 1.51, 1.50], [1.52, 1.53, 1.54], "≈"),  # Less apart than a tenth of the floor.
+        ([1.0, 1.0], [9.0, 9.0], "–"),  # Two seeds are too few.
     ],
 )
 def test_a_verdict_needs_every_seed_and_more_than_the_evaluation_can_tell(
     better: list[float], worse: list[float], word: str
 ) -> None:
-    assert verdict(results_with(better, worse), CLAIM, CODE, DEPTH, num=1000).startswith(f"{word} ")
+    assert verdict(results_with(better, worse), CLAIM, CODE, DEPTH, num=1000).split()[0] == word
 
 
-@pytest.mark.parametrize(("recall", "word"), [((0.6, 0.5), "**yes**"), ((0.5, 0.6), "**no**"), ((0.51, 0.5), "≈")])
+@pytest.mark.parametrize(("recall", "word"), [((0.6, 0.5), "**yes**"), ((0.5, 0.6), "**no**"), ((0.56, 0.5), "≈")])
 def test_more_recall_is_better_beyond_its_standard_error(recall: tuple[float, float], word: str) -> None:
     claim = Claim(text="", paper="", better=ARD_4, worse=STEP_4, metric=Metric.RECALL)
-    assert verdict(results_with([1.0] * 2, [1.0] * 2, recall=recall), claim, CODE, DEPTH, num=100).startswith(word)
+    assert verdict(results_with([1.0] * 3, [1.0] * 3, recall=recall), claim, CODE, DEPTH, num=100).startswith(word)
 
 
 def test_without_rows_there_is_no_verdict() -> None:
-    assert verdict(results_with([1.0], [2.0]), CLAIM, RECIPES[1], DEPTH, num=100) == "–"
+    assert verdict(results_with([1.0] * 3, [2.0] * 3), CLAIM, RECIPES[1], DEPTH, num=100) == "–"
+
+
+def test_the_report_holds_every_table_every_claim_and_a_link_to_every_figure_that_is_there(tmp_path: Path) -> None:
+    cells = all_cells(TinyConfig())
+    results = Results([row_with(1.0)], [Result(cell, row_with(2.0 + cell.design.student.num_steps)) for cell in cells])
+    error = {"fd_teacher": 3.0, "num_steps": 4}
+    errors = [
+        {**error, "model": model, "state": state, "teacher_steps": k}
+        for model in ("step", "ard")
+        for state in ("x_t", "x_0_hat")
+        for k in range(4)
+    ]
+    shares = [
+        {"student": "a/b", "step": 4, "reads": read, "share": 0.1 * read, "uniform": 0.25} for read in (1, 2, 3, 4)
+    ]
+    write_json(tmp_path / "figure-6b" / "errors.json", {"rows": errors})
+    write_json(tmp_path / "figure-4" / "attention.json", {"rows": shares})
+    (tmp_path / "figure-6b" / "errors.svg").write_text("<svg/>")
+    network = named_config("tiny/2", latent_size=8, channels=1, num_classes=10)
+    text = report(tmp_path, results, network, num=100, facts={"wall time": "3 s"})
+    assert all(f"### {recipe.name}: " in text for recipe in RECIPES)
+    assert text.count("| KD | 1 | 0 | 11.88 |") == len(RECIPES)
+    assert all(f"| {claim.text} | {claim.paper} |" in text for claim in CLAIMS)
+    assert "wall time: 3 s" in text
+    assert "b: in the layers with history" in text
+    assert "0.100, 0.200, 0.300, 0.400" in text
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links == ["figure-6b/errors.svg"]
 
 
 def test_every_row_of_table_1_has_its_students_in_every_recipe_with_every_seed() -> None:
@@ -131,6 +163,25 @@ class TestImagenet:
             assert set(student.grid) <= set(collect.grid)
             assert (student.student.mask, student.student.history_blocks) == (row.setting.mask, row.blocks)
             assert evaluation.samples == student.out
+            assert parse_seeds(evaluation.seeds)[0] >= collect.seed + collect.num, "noises that no student has seen"
+
+    def test_its_students_are_trained_as_the_authors_code_does(self, tmp_path: Path) -> None:
+        for line in imagenet_plan(tmp_path, ImagenetConfig())["commands"]["students"]:
+            student = cli.parse("distill", line.split()[2:])
+            train = student.train
+            assert (train.iterations, train.batch_size, train.learning_rate) == (300_000, 64, 1e-4)
+            assert (train.ema_decay, train.weight_decay, train.clip_norm, train.warmup) == (0.9999, 0, 1, 0)
+            assert (train.schedule, train.beta2) == ("constant", 0.999)
+            assert (student.student.state, student.student.prediction) == ("x_0_hat", "next_state")
+            assert (student.student.history, student.student.per_step_heads) == ("shared", True)
+
+    def test_a_folder_that_is_no_teacher_is_found_before_anything_starts(self, tmp_path: Path) -> None:
+        files = {name: tmp_path / name for name in ("teacher_folder", "vae", "ref", "inception")}
+        for path in files.values():
+            path.mkdir()
+        with pytest.raises(InputError, match="is no teacher"):
+            run_imagenet(tmp_path / "out", ImagenetConfig(**files), device="cpu", jobs=1)
+        assert not (tmp_path / "out").exists()
 
     def test_its_storage_is_that_of_every_kept_point_in_half_precision(self, tmp_path: Path) -> None:
         shown = imagenet_plan(tmp_path, ImagenetConfig(num_trajectories=1000))
@@ -153,6 +204,15 @@ class TestImagenet:
     def test_a_rate_must_be_a_positive_number(self, tflops: float) -> None:
         with pytest.raises(InputError, match="tflops is"):
             ImagenetConfig(tflops=tflops)
+
+
+@pytest.mark.parametrize(
+    ("scale", "options", "word"),
+    [("tiny", ["--tflops", "3"], "tflops"), ("imagenet256", ["--num-seeds", "1"], "num_seeds")],
+)
+def test_an_option_of_the_other_scale_is_refused(scale: str, options: list[str], word: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--scale {scale} does not take {word}"):
+        cli.parse("reproduce", ["--scale", scale, "--out", str(tmp_path / "out"), *options]).run()
 
 
 def test_the_two_scales_are_named_when_another_is_given() -> None:

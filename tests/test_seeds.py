@@ -9,6 +9,7 @@ import torch
 from ard import cli
 from ard.cli.options import parse_seeds
 from ard.cli.sweep import Sweep
+from ard.demo import DemoConfig
 from ard.errors import InputError
 from ard.models.student import StateKind
 from ard.seeds import NUM_SEEDS
@@ -32,7 +33,7 @@ def test_seeds_are_parsed_up_to_the_last() -> None:
 
 @pytest.mark.parametrize("text", [f"{NUM_SEEDS}", f"0-{NUM_SEEDS}", f"{NUM_SEEDS},3", "0-999999999999999999"])
 def test_larger_seeds_are_refused_before_they_are_counted(text: str) -> None:
-    with pytest.raises(InputError, match=rf"--seeds {text} is \d+; allowed: 0 to {LAST}, because larger seeds repeat"):
+    with pytest.raises(InputError, match=rf"largest of --seeds {text} is \d+; allowed: 0 to {LAST}, because larger"):
         parse_seeds(text)
 
 
@@ -58,6 +59,12 @@ def test_a_store_whose_seeds_go_too_far_is_not_planned(
     plan_store(Path("store"), Path("teacher"), teacher, ode, num=1, first_seed=LAST, **settings)
     with pytest.raises(InputError, match=words):
         plan_store(Path("store"), Path("teacher"), teacher, ode, num=num, first_seed=first_seed, **settings)
+
+
+def test_a_demonstration_refuses_them() -> None:
+    assert DemoConfig(seed=LAST - 1, num_seeds=2).seed == LAST - 1
+    with pytest.raises(InputError, match=f"the last of 2 seeds from {LAST} on is {NUM_SEEDS}"):
+        DemoConfig(seed=LAST, num_seeds=2)
 
 
 def test_training_refuses_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from ard.pictures import labelled_sheet, png_bytes, to_pixels
 from ard.presets import NUM_TEACHER_STEPS
 from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, evaluate_students, references_in
 from ard.report import Report, write_report
+from ard.seeds import require_seed
 from ard.stages import Stage, run_missing
 from ard.table import describe, format_rows, merge_seeds
 from ard.timegrid import uniform_indices
@@ -55,6 +56,7 @@ class DemoConfig:
         require_at_least(1, {"teacher_iterations": self.teacher_iterations})
         require_at_least(MIN_SAMPLES, {"num_evaluation": self.num_evaluation})
         require_at_least(0, {"seed": self.seed, "student_iterations": self.student_iterations})
+        require_seed(f"the last of {self.num_seeds} seeds from {self.seed} on", self.seed + self.num_seeds - 1)
         uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
 
 

@@ -95,11 +95,11 @@ def plot_panels(
     size = (max(7.5, 3.1 * count), 2.7 * len(rows) + 0.9)
     figure, grid = _pyplot().subplots(len(rows), count, figsize=size, layout="constrained", squeeze=False)
     handles: dict[str, Any] = {}
-    for line, row in zip(grid, rows, strict=True):
+    for number, (line, row) in enumerate(zip(grid, rows, strict=True), 1):
         for axes, panel in zip(line, row, strict=True):
             axes.set(xscale=x_scale, yscale=y_scale)  # Before the ticks, as in plot.
             _draw(axes, panel, whole_x=whole_x)
-            axes.set_xlabel(x_label if line is grid[-1] else "")
+            axes.set_xlabel(x_label if number == len(rows) else "")
             axes.set_ylabel(panel.y_label if panel is row[0] else "")
             handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     columns = min(legend_columns, len(handles))

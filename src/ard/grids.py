@@ -1,5 +1,6 @@
 """A grid of students: what its cells are, which of them are equal, and the command that trains each."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -38,7 +39,7 @@ class Design:
     @property
     def arm(self) -> str:
         """What shares a learning rate: state, prediction, how the history is read, and whose it is."""
-        own = f" own {self.own_history:g}" if self.own_history else ""
+        own = f" own {self.own_history!r}" if self.own_history else ""
         return f"{self.student.state} {self.student.prediction} {self.reading}{own}"
 
     @property
@@ -47,7 +48,7 @@ class Design:
         student = self.student
         parts = [student.state, student.prediction, f"s{student.num_steps}", student.mask]
         parts += [f"n{student.history_blocks}", student.history] if student.history_blocks else []
-        return "-".join([*parts, *([f"own{self.own_history:g}"] if self.own_history else [])])
+        return "-".join([*parts, *([f"own{self.own_history!r}"] if self.own_history else [])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +64,22 @@ class Cell:
     @property
     def group(self) -> str:
         """What the seeds of one group have in common."""
-        return f"{self.design.name}-lr{self.learning_rate:g}-it{self.iterations}-b{self.batch_size}"
+        return f"{self.design.name}-lr{self.learning_rate!r}-it{self.iterations}-b{self.batch_size}"
 
     @property
     def name(self) -> str:
         """The student's folder."""
         return f"{self.group}-seed{self.seed}"
 
-    def stage(self, store: Path, *, checkpoint_every: int) -> Stage:
-        """The command that trains it. With `checkpoint_every` all checkpoints stay, for convergence curves."""
+    def stage(self, store: Path, teacher: Path, *, inputs: str, checkpoint_every: int = 0) -> Stage:
+        """The command that trains it from `store`, whose identity is `inputs`.
+
+        With `checkpoint_every` all checkpoints stay, for convergence curves.
+        """
         student = self.design.student
         options: dict[str, Any] = {
             "trajectories": store,
+            "teacher": teacher,
             "num-steps": student.num_steps,
             "state": student.state,
             "prediction": student.prediction,
@@ -90,7 +95,7 @@ class Cell:
             "keep-checkpoints": 0 if checkpoint_every else 1,
         }
         words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-        return Stage(self.name, ("distill", "--preset", "ard", *words))
+        return Stage(self.name, ("distill", "--preset", "ard", *words), inputs=inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +117,16 @@ class Grid:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse an axis without values."""
+        """Refuse an axis without values and numbers that cannot be meant; a value said twice is one value."""
         axes = ("num_steps", "masks", "history_blocks", "histories", "states", "predictions", "own_histories", "seeds")
         if empty := [name for name in axes if not getattr(self, name)]:
             raise InputError(f"{empty[0]} is empty; give at least one value")
+        for name in (*axes, "learning_rates"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+        if wrong := [rate for rate in self.learning_rates if not 0 < rate < math.inf]:
+            raise InputError(f"learning_rates has {wrong[0]:g}; a learning rate is a positive number")
+        if wrong := [share for share in self.own_histories if not 0 <= share <= 1]:
+            raise InputError(f"own_histories has {wrong[0]:g}, which is no probability; allowed: 0 to 1")
         require_at_least(1, {"num_steps": min(self.num_steps), "iterations": self.iterations})
         require_at_least(1, {"batch_size": self.batch_size})
 
@@ -141,9 +152,10 @@ class Grid:
 
     def default_rates(self, depth: int) -> dict[str, float]:
         """The learning rate of each arm when nothing is tuned: the one given, or the tuned default."""
-        given = self.learning_rates[0] if self.learning_rates else None
         return {
-            one.arm: given or LEARNING_RATES[one.student.state, one.student.prediction][one.reading]
+            one.arm: self.learning_rates[0]
+            if self.learning_rates
+            else LEARNING_RATES[one.student.state, one.student.prediction][one.reading]
             for one in self.designs(depth)
         }
 

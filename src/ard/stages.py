@@ -1,6 +1,7 @@
 """Stages: `ard` commands that each make one folder, run some at a time, and a record of those that ended well."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,18 +19,27 @@ from ard.progress import progress_bar
 
 @dataclass(frozen=True)
 class Stage:
-    """One command and the folder that it makes; OUT in its arguments stands for the folder of all stages."""
+    """One command and what it makes; OUT in its arguments, alone or before a slash, is the folder of all stages."""
 
     folder: str
+    """The folder, or file, that it makes."""
     arguments: tuple[str, ...]
     option: str = "--out"
     """The option that takes the folder, or file."""
     computes: bool = True
     """Whether the command has --device."""
+    inputs: str = ""
+    """What it reads, where the arguments do not tell: a store that has grown makes other students."""
 
     def command(self, out: Path) -> list[str]:
         """The arguments of `ard`."""
-        return [*(part.replace("OUT", str(out)) for part in self.arguments), self.option, str(out / self.folder)]
+        words = [re.sub(r"^OUT(?=/|$)", lambda _: str(out), word) for word in self.arguments]
+        return [*words, self.option, str(out / self.folder)]
+
+    @property
+    def note(self) -> list[str]:
+        """What the record keeps: a stage with another note is another stage."""
+        return [*self.arguments, *([self.inputs] if self.inputs else [])]
 
 
 class Record:
@@ -41,47 +51,53 @@ class Record:
 
     def has(self, stage: Stage) -> bool:
         """Whether this very command has made its folder."""
-        return self.made.get(stage.folder) == list(stage.arguments) and (self.out / stage.folder).exists()
+        return self.made.get(stage.folder) == stage.note and (self.out / stage.folder).exists()
 
     def add(self, stage: Stage) -> None:
         """Note that a stage has ended well."""
-        self.made[stage.folder] = list(stage.arguments)
+        self.made[stage.folder] = stage.note
         write_json(self.path, self.made)
 
 
-def run_missing(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int, title: str) -> list[Stage]:
-    """Run the stages that `out` has no record of, `jobs` at a time, and return them."""
+def run_missing(
+    out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int, title: str, tolerant: bool = False
+) -> list[Stage]:
+    """Run the stages that `out` has no record of, `jobs` at a time, and return them.
+
+    InputError when one has stopped; `tolerant` leaves those out instead, and they are tried again next time.
+    """
     record = Record(out)
     missing = [stage for stage in stages if not record.has(stage)]
     print(f"{title}: {len(missing)} of {len(stages)} to make", flush=True)
     with progress_bar(len(missing), title, unit="run", line=jobs) as bar:
-        for stage in run_stages(out, missing, device=device, jobs=jobs):
-            record.add(stage)
+        for stage, status in run_stages(out, missing, device=device, jobs=jobs):
+            if status and not tolerant:
+                raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
+            if not status:
+                record.add(stage)
             bar.update()
     return missing
 
 
-def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int) -> Iterator[Stage]:
-    """Run commands, `jobs` at a time, and yield each that has ended well; InputError for the first that has not.
+def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int) -> Iterator[tuple[Stage, int]]:
+    """Run commands, `jobs` at a time, and yield each that has ended with its exit status.
 
-    Several at a time get one thread each, which is fastest on a CPU.
+    With several jobs each gets one thread, which is fastest on a CPU. They end when this process is killed.
     """
     lines: SimpleQueue[int] = SimpleQueue()
     for line in range(jobs):
         lines.put(line)
-    single = len(stages) > 1 and jobs > 1
+    single = {"OMP_NUM_THREADS": "1"} if len(stages) > 1 and jobs > 1 else {}
 
-    def run(stage: Stage) -> Stage:
+    def run(stage: Stage) -> tuple[Stage, int]:
         line = lines.get()
-        environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), **({"OMP_NUM_THREADS": "1"} if single else {})}
+        environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), "ARD_PARENT": str(os.getpid()), **single}
         command = [sys.executable, "-m", "ard", *stage.command(out), *(["--device", device] if stage.computes else [])]
         try:
             done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 our own
         finally:
             lines.put(line)
-        if done.returncode:
-            raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
-        return stage
+        return stage, done.returncode
 
     with ThreadPoolExecutor(jobs) as pool:
         try:

@@ -1,7 +1,9 @@
 """A sweep: every cell of a grid is trained once on one trajectory store, all are compared in one table and figure."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,15 +12,18 @@ import torch
 
 from ard.config import to_plain
 from ard.devices import DeviceName, resolve_device
+from ard.errors import InputError
 from ard.evaluation.evaluate import Row, paired_error, run_student, student_row
 from ard.figures import COLOURS, Curve, Panel, plot_panels
-from ard.files import read_json, write_atomically, write_json
+from ard.files import write_atomically, write_json
 from ard.grids import Cell, Grid
 from ard.history import HistoryMask
+from ard.kept import Kept
+from ard.models.student import Student
 from ard.progress import progress_bar
-from ard.references import References, collect_batch, prepare_comparison, read_batch, teacher_rows
+from ard.references import Comparison, References, collect_batch, prepare_comparison, read_batch, teacher_rows
 from ard.stages import run_missing
-from ard.students import load_student
+from ard.students import StudentCard, load_student
 from ard.table import COLUMNS, as_markdown, cell
 from ard.teacher import load_teacher
 from ard.trajectories.manifest import load_manifest
@@ -42,14 +47,14 @@ class Place:
     device: DeviceName
     jobs: int
 
-    def train(self, cells: Sequence[Cell], title: str, *, checkpoint_every: int = 0) -> None:
-        """Train the cells that are missing."""
-        stages = [cell.stage(self.store, checkpoint_every=checkpoint_every) for cell in cells]
-        run_missing(self.out, stages, device=self.device, jobs=self.jobs, title=title)
-
-    def folders(self, cells: Sequence[Cell]) -> list[Path]:
-        """The folders of trained cells."""
-        return [self.out / cell.name for cell in cells]
+    def train(self, cells: Sequence[Cell], title: str, *, checkpoint_every: int = 0, tolerant: bool = False) -> None:
+        """Train the cells that are missing; `tolerant` goes on when one of them fails."""
+        manifest, _ = load_manifest(self.store)
+        inputs = f"{manifest.identity} {manifest.num}"
+        stages = [
+            cell.stage(self.store, self.teacher, inputs=inputs, checkpoint_every=checkpoint_every) for cell in cells
+        ]
+        run_missing(self.out, stages, device=self.device, jobs=self.jobs, title=title, tolerant=tolerant)
 
 
 @dataclass(frozen=True)
@@ -80,41 +85,51 @@ class Results:
         return list(groups.values())
 
 
-def tune(place: Place, grid: Grid, depth: int) -> dict[str, float]:
-    """Each arm's learning rate: of several, the one with the least error to the teacher on separate trajectories."""
+def tune(place: Place, grid: Grid, depth: int, *, checkpoint_every: int) -> dict[str, float]:
+    """Each arm's learning rate: of several, the one with the least error to the teacher on separate trajectories.
+
+    A trial that fails, because its loss is no number any more, has an infinite error.
+    """
     if len(grid.learning_rates) < 2:
         return grid.default_rates(depth)
     trials = grid.trials(depth)
-    place.train(trials, "tuning")
+    place.train(trials, "tuning", checkpoint_every=checkpoint_every, tolerant=True)
     manifest = load_manifest(place.store)[0]
     device = resolve_device(place.device)
     store, teacher = place.out / "trajectories-tuning", load_teacher(place.teacher, device)
     collect_batch(
         store, place.teacher, teacher, manifest.ode, num=NUM_TUNING, first_seed=TUNING_SEED, whole=True, device=device
     )
-    errors = _Kept(place.out / "tuning.json", {"teacher": teacher.hash, "seed": TUNING_SEED, "num": NUM_TUNING})
+    kept, errors = Kept(place.out / "tuning.json"), {}
+    judged = {"teacher": teacher.hash, "seed": TUNING_SEED, "num": NUM_TUNING}
     with progress_bar(len(trials), "tuning scores", unit="run") as bar:
         for cell in trials:
-            if cell.name not in errors.values:
-                errors.add(cell.name, _tuning_error(place.out / cell.name, store, device))
+            folder = place.out / cell.name
+            if (folder / "config.json").exists():
+                measure = partial(_tuning_error, folder, store, device)
+                errors[cell] = kept.get(_identity(cell, folder, judged), measure)
             bar.update()
-    ranked = sorted(trials, key=lambda cell: errors.values[cell.name], reverse=True)
+    if failed := {cell.design.arm for cell in trials} - {cell.design.arm for cell in errors}:
+        raise InputError(f"every learning rate failed for {min(failed)} (see above); give smaller ones")
+    ranked = sorted(errors, key=lambda cell: errors[cell], reverse=True)
     return {cell.design.arm: cell.learning_rate for cell in ranked}  # The last of an arm is its best.
 
 
 def evaluate_cells(place: Place, cells: Sequence[Cell]) -> Results:
     """The rows of all cells; what was evaluated before is kept in rows.json."""
-    device = resolve_device(place.device)
-    comparison = prepare_comparison(place.folders(cells), place.teacher, place.references, device=device)
-    kept = _Kept(place.out / "rows.json", {"teacher": comparison.teacher.hash, "num": place.references.num})
+    device, folders = resolve_device(place.device), [place.out / cell.name for cell in cells]
+    comparison = prepare_comparison(folders, place.teacher, place.references, device=device)
+    kept = Kept(place.out / "rows.json")
+    judged = {
+        "teacher": comparison.teacher.hash,
+        "num": place.references.num,
+        "fd_floor": comparison.judge.floor,
+    }
     results = []
     with progress_bar(len(cells), "evaluate", unit="run") as bar:
-        for cell, (student, card) in zip(cells, comparison.students, strict=True):
-            if cell.name not in kept.values:
-                batch = comparison.evaluation_batch(card)
-                row, _ = student_row(comparison.judge, student, card, batch, batch_size=BATCH_SIZE)
-                kept.add(cell.name, row.plain())
-            results.append(Result(cell, Row.from_plain(kept.values[cell.name])))
+        for cell, folder, (student, card) in zip(cells, folders, comparison.students, strict=True):
+            measure = partial(_plain_row, comparison, student, card)
+            results.append(Result(cell, Row.from_plain(kept.get(_identity(cell, folder, judged), measure))))
             bar.update()
     teacher = [row for row, _ in teacher_rows(comparison, place.teacher, batch_size=BATCH_SIZE)]
     return Results(teacher, results)
@@ -122,7 +137,7 @@ def evaluate_cells(place: Place, cells: Sequence[Cell]) -> Results:
 
 def run_sweep(place: Place, grid: Grid, *, depth: int, checkpoint_every: int = 0) -> Results:
     """Tune, train and evaluate what is missing, and publish results.json, table.md and sweep.svg."""
-    rates = tune(place, grid, depth)
+    rates = tune(place, grid, depth, checkpoint_every=checkpoint_every)
     cells = grid.cells(depth, rates)
     place.train(cells, "students", checkpoint_every=checkpoint_every)
     results = evaluate_cells(place, cells)
@@ -160,13 +175,19 @@ def body_of(results: Results) -> list[list[str]]:
 
 def sweep_figure(results: Results) -> str:
     """Two rows of panels, distance and paired error, over N where it varies, else over S; a panel per kind of state
-    and prediction, the range over seeds as bars. Step distillation is N = 0.
+    and prediction, the range over seeds as bars. Step distillation is N = 0, one step is in every panel of its
+    prediction, and with two steps M2, M3 and M4 are one student.
     """
     sizes = {group[0].row.history_blocks for group in results.groups()} - {0}
     over_blocks = len(sizes) > 1
-    panels = {(result.row.state, result.row.prediction): list[list[Result]]() for result in results.cells}
-    for group in results.groups():
-        panels[group[0].row.state, group[0].row.prediction].append(group)
+    groups = results.groups()
+    kinds = dict.fromkeys(
+        (group[0].row.state, group[0].row.prediction) for group in groups if group[0].row.num_steps > 1
+    )
+    panels = {
+        kind: [group for group in groups if _belongs(group[0].row, kind)]
+        for kind in kinds or dict.fromkeys((group[0].row.state, group[0].row.prediction) for group in groups)
+    }
     rows = [
         [
             Panel(
@@ -189,8 +210,7 @@ def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *
         row, own = group[0].row, group[0].cell.design.own_history
         if row.num_steps == 1 and over_blocks:
             continue  # Knowledge distillation has no N.
-        label = f"{HistoryMask(str(row.mask)).number} {row.mask}" + (f" {row.history}" if row.history_blocks else "")
-        label = "KD" if row.num_steps == 1 else label
+        label = f"{_reading(row)} {row.history}" if row.history_blocks else _reading(row)
         label += f", own {own:g}" if own else ""
         label += f", S = {row.num_steps}" if over_blocks else ""
         x = group[0].cell.design.student.history_blocks if over_blocks else row.num_steps
@@ -198,10 +218,30 @@ def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *
     return [_curve(label, sorted(points), style) for style, (label, points) in enumerate(sorted(curves.items()))]
 
 
+def _belongs(row: Row, kind: tuple[str | None, str | None]) -> bool:
+    """Whether a row is drawn in the panel of a kind of state and prediction; one step has no kind of state."""
+    return row.prediction == kind[1] and (row.state == kind[0] or row.num_steps == 1)
+
+
+def _reading(row: Row) -> str:
+    """What a row reads, as the figure calls it."""
+    if row.num_steps == 1:
+        return "KD"
+    if row.num_steps == 2 and row.history_blocks:
+        return "M2 = M3 = M4"
+    return f"{HistoryMask(str(row.mask)).number} {row.mask}"
+
+
 def _curve(label: str, points: Sequence[tuple[int, list[float]]], style: int) -> Curve:
     x = [float(place) for place, _ in points]
     means, low, high = ([reduce(values) for _, values in points] for reduce in (fmean, min, max))
     return Curve(label=label, x=x, y=means, low=low, high=high, style=style, dash=style // len(COLOURS), marked=True)
+
+
+def _plain_row(comparison: Comparison, student: Student, card: StudentCard) -> dict[str, Any]:
+    """A student's row as JSON holds it."""
+    batch = comparison.evaluation_batch(card)
+    return student_row(comparison.judge, student, card, batch, batch_size=BATCH_SIZE)[0].plain()
 
 
 def _tuning_error(folder: Path, store: Path, device: torch.device) -> float:
@@ -212,15 +252,7 @@ def _tuning_error(folder: Path, store: Path, device: torch.device) -> float:
     return paired_error(rolled[:, -1], batch.states[:, -1].float())
 
 
-class _Kept:
-    """Numbers that are measured once and kept in a JSON file, as long as what they are measured with stays the same."""
-
-    def __init__(self, path: Path, with_what: dict[str, Any]) -> None:
-        self.path, self.with_what = path, with_what
-        stored = read_json(path) if path.exists() else {}
-        self.values: dict[str, Any] = stored.get("values", {}) if stored.get("with") == with_what else {}
-
-    def add(self, name: str, value: Any) -> None:
-        """Keep a number."""
-        self.values[name] = value
-        write_json(self.path, {"with": self.with_what, "values": self.values})
+def _identity(cell: Cell, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides a cell's numbers: its weights, and what it is judged with."""
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    return {"cell": cell.name, "weights": weights, **judged}

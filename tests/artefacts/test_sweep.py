@@ -1,14 +1,19 @@
-"""Sweeps and the paper's study from end to end: tuning, training once, one table, a verdict on each claim."""
+"""Sweeps from end to end: tuning, every student trained once, one table; and the stages that they are made of."""
 
 import json
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ard import cli
+from ard.errors import InputError
+from ard.processes import only_worker
 from ard.stages import Stage, run_missing
 
 Made = Callable[..., str]
@@ -91,7 +96,8 @@ def test_of_several_rates_each_arm_takes_the_one_with_the_least_error_on_separat
 ) -> None:
     monkeypatch.setattr("ard.sweep.NUM_TUNING", 20)
     sweep("--learning-rates", "1e-4,1e-1", "--seeds", "5", "--num-steps", "2")
-    errors = json.loads((tmp_path / "sweep" / "tuning.json").read_text())["values"]
+    kept = json.loads((tmp_path / "sweep" / "tuning.json").read_text())["entries"]
+    errors = {entry["identity"]["cell"]: entry["value"] for entry in kept}
     rates = published(tmp_path / "sweep")["learning_rates"]
     assert len(errors) == 4
     assert len(rates) == 2
@@ -99,6 +105,79 @@ def test_of_several_rates_each_arm_takes_the_one_with_the_least_error_on_separat
         mask = "diagonal" if arm.endswith("step") else "causal"
         assert f"lr{rate:g}-" in min((name for name in errors if mask in name), key=errors.__getitem__)
     assert len(started) == 4, "the chosen trials are the students: none is trained twice"
+
+
+def test_a_trial_that_fails_loses_and_does_not_end_the_sweep(
+    sweep: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[list[str]]
+) -> None:
+    monkeypatch.setattr("ard.sweep.NUM_TUNING", 20)
+    well = subprocess.run
+
+    def run(words: list[str], **options: object) -> "CompletedProcess[str]":
+        return CompletedProcess(words, 2) if "0.5" in words else well(words, **options)
+
+    monkeypatch.setattr("ard.stages.subprocess.run", run)
+    sweep("--learning-rates", "1e-4,0.5", "--seeds", "5", "--num-steps", "2", "--masks", "diagonal")
+    assert published(tmp_path / "sweep")["learning_rates"] == {"x_t solver_step step": 1e-4}
+    assert len(started) == 1
+
+
+def test_a_student_that_was_trained_anew_is_evaluated_anew(
+    sweep: Made, tmp_path: Path, started: list[list[str]]
+) -> None:
+    options = ["--seeds", "0", "--num-steps", "2", "--masks", "diagonal"]
+    sweep(*options)
+    (folder,) = (path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    before = published(tmp_path / "sweep")["cells"]
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value + 0.5 for name, value in weights.items()}, folder / "model.safetensors")
+    sweep(*options)
+    assert len(started) == 1
+    assert published(tmp_path / "sweep")["cells"][0]["row"]["paired_mse"] != before[0]["row"]["paired_mse"]
+
+
+def test_students_of_a_store_that_has_grown_are_not_taken_for_its_own(
+    sweep: Made, workspace: Path, tmp_path: Path, made: Made, collect_options: list[object], complaint: Made
+) -> None:
+    options = ["--seeds", "0", "--num-steps", "2", "--masks", "diagonal"]
+    sweep("--trajectories", workspace / "store", *options)
+    more = ["--keep", "all", "--states", "x_t", "x_0_hat", "--num", 24]
+    made("collect", "--teacher", workspace / "teacher", "--out", workspace / "store", *collect_options, *more)
+    places = ["--trajectories", workspace / "store", "--out", tmp_path / "sweep", "--device", "cpu"]
+    assert "stopped" in complaint("sweep", *places, *GRID, *options).splitlines()[-1]
+
+
+def test_two_sweeps_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with only_worker(tmp_path), pytest.raises(InputError, match="another command works in"), only_worker(tmp_path):
+        pytest.fail("two at a time")
+    with only_worker(tmp_path):
+        pass
+
+
+def test_the_folder_of_all_stages_stands_where_out_is_a_whole_word(tmp_path: Path) -> None:
+    stage = Stage("x", ("sample", "OUT", "OUT/a", "runs/OUTPUT/b", "--outer"))
+    assert stage.command(tmp_path)[:5] == ["sample", str(tmp_path), f"{tmp_path}/a", "runs/OUTPUT/b", "--outer"]
+
+
+def test_a_child_ends_soon_after_its_parent_was_killed(tmp_path: Path) -> None:
+    child = f"""
+import os, time
+from ard.processes import die_with_parent
+die_with_parent(os.getppid())
+open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+time.sleep(60)
+"""
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_stage_that_stops_ends_the_sweep_with_one_line(
@@ -141,7 +220,9 @@ def test_a_stage_is_recorded_when_it_has_ended_well_and_not_before(
         (["--state", "x"], ["--state", "'x'", "x_t, x_0_hat"]),
         (["--seeds", "2-0"], ["--seeds 2-0", "backwards"]),
         (["--learning-rates", "1e-3;2e-3"], ["--learning-rates", "commas"]),
-        (["--own-history", "0,2"], ["--own-history", "2", "0 to 1"]),
+        (["--own-history", "0,2"], ["own_histories has 2", "0 to 1"]),
+        (["--learning-rates", "0"], ["learning_rates has 0"]),
+        (["--num-steps", "0-99999999999"], ["99999999999", "at most"]),
         (["--num-steps", "5"], ["5", "12"]),
         (["--history-blocks", "9"], ["history_blocks is 9", "0 to 4"]),
         (["--iterations", 0], ["iterations is 0"]),

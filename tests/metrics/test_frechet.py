@@ -96,6 +96,19 @@ def test_fewer_samples_than_features_have_the_exact_distance(normal: Normal, row
     assert distance(first, second) == pytest.approx(from_features(first, second), rel=1e-12)
 
 
+@pytest.mark.parametrize("rotated", [True, False])
+@pytest.mark.parametrize(("rows", "others"), [(120, 150), (150, 120), (25, 150), (25, 20)])
+@pytest.mark.parametrize("power", [-6, -3, 3, 6])
+def test_small_directions_keep_their_digits(
+    normal: Normal, power: float, rows: int, others: int, *, rotated: bool
+) -> None:
+    """The standard deviations span `power` orders of magnitude, growing or falling with the feature's index."""
+    axes = torch.linalg.qr(normal(32, 32, seed=2)).Q if rotated else torch.eye(32).double()
+    deviations = torch.logspace(0, power, 32).double()
+    first, second = ((normal(count, 32, seed=count) * deviations) @ axes for count in (rows, others))
+    assert distance(first, second) == pytest.approx(from_features(first, second), rel=1e-10)
+
+
 def test_moments_of_an_unknown_number_of_samples_lose_some_digits_only(normal: Normal) -> None:
     first, second = normal(10, 64), normal(12, 64, seed=1) + 0.5
     unknown = [

@@ -42,6 +42,15 @@ class TestFolders:
         assert [len(part) for part in parts] == [3, 1]
         assert np.array_equal(torch.cat(parts).numpy(), wanted[2:6])
 
+    def test_scattered_pictures_are_read_without_the_rest(
+        self, tmp_path: Path, pictures: Pictures, write_pngs: WritePngs
+    ) -> None:
+        images = open_folder(write_pngs(tmp_path, pictures(7)))
+        (tmp_path / "00002.png").write_bytes(b"damaged since")
+        parts = list(images.batches([0, 3, 6], 2))
+        assert [len(part) for part in parts] == [2, 1]
+        assert np.array_equal(torch.cat(parts).numpy(), pictures(7)[[0, 3, 6]])
+
     def test_folders_inside_come_in_the_order_of_their_names(
         self, tmp_path: Path, pictures: Pictures, write_pngs: WritePngs
     ) -> None:
@@ -123,6 +132,7 @@ class TestStudents:
         whole = everything(images, batch_size=9)
         assert torch.equal(everything(images, batch_size), whole)
         assert torch.equal(torch.cat(list(images.batches(range(4, 7), batch_size))), whole[4:7])
+        assert torch.equal(torch.cat(list(images.batches([1, 4, 8], batch_size))), whole[[1, 4, 8]])
         assert whole.float().std() > 10
 
     def test_balanced_labels_give_the_images_of_ard_sample(

@@ -35,7 +35,7 @@ def student(tmp_path_factory: pytest.TempPathFactory, save_tiny_student: Callabl
 
 
 @pytest.fixture
-def drawn(call: Call, tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
+def drawn(call: Call) -> Callable[..., CompletedProcess[str]]:
     """`ard sample` on the CPU."""
     return lambda *options: call("sample", *options, "--device", "cpu")
 
@@ -47,6 +47,11 @@ def pictures_by_hand(student: Path, autoencoder: Path, seeds: range) -> NDArray[
     latents = sample(network, noise_for_seeds(seeds, (4, 8, 8)), label=torch.tensor(seeds))[:, -1]
     decoder = diffusers.AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False)
     return to_pixels(decoder.decode(latents / decoder.config.scaling_factor).sample).numpy()
+
+
+def mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
+    with Image.open(path) as picture:
+        return picture.mode, picture.size
 
 
 class TestSample:
@@ -84,9 +89,8 @@ class TestSample:
         assert drawn(*options, "--out", tmp_path / "sheet.png").returncode == 0
         grid = drawn(*options, "--grid", "--teacher-rows", "none", "--out", tmp_path / "grid.png")
         assert grid.returncode == 0, grid.stderr
-        modes = [(one.mode, one.size) for one in map(Image.open, sorted((tmp_path / "pictures").iterdir()))]
-        assert modes == [("RGB", (SIDE, SIDE))] * 2
-        assert all(Image.open(tmp_path / name).mode == "RGB" for name in ("sheet.png", "grid.png"))
+        assert [mode_and_size(path) for path in (tmp_path / "pictures").iterdir()] == [("RGB", (SIDE, SIDE))] * 2
+        assert all(mode_and_size(tmp_path / name)[0] == "RGB" for name in ("sheet.png", "grid.png"))
 
     @pytest.mark.parametrize("out", ["sheet.png", "samples.npz", "folder"])
     def test_latents_alone_are_refused_whatever_is_to_be_written(

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ from torch import Tensor
 
 from ard.errors import InputError
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
-from ard.evaluation.feature_pass import collect
+from ard.evaluation.feature_pass import collect, evenly_spread
 from ard.evaluation.features.network import Feature, FeatureNetwork
-from ard.evaluation.images import Images
+from ard.evaluation.images import Images, open_folder
 from ard.evaluation.metrics.clip_mmd import cmmd
 from ard.evaluation.metrics.frechet import frechet_distance
 from ard.evaluation.metrics.inception_score import inception_score
@@ -88,6 +90,26 @@ def measured(
 ) -> dict[str, float]:
     found = [network.network for network in networks]
     return measure(samples, reference, metrics, found, settings=Settings(**settings), batch_size=7).metrics
+
+
+def rows_of(
+    images: Images,
+    *networks: Cheap,
+    num_rows: int,
+    moments: AbstractSet[Feature] = frozenset(),
+    batch_size: int = 4,
+) -> Tensor:
+    """CLIP's rows as this rank collects them."""
+    found = collect(
+        images,
+        [network.network for network in networks],
+        moments=moments,
+        rows={Feature.CLIP},
+        num_rows=num_rows,
+        batch_size=batch_size,
+        description="images",
+    )
+    return found.rows[Feature.CLIP]
 
 
 class TestMetrics:
@@ -176,14 +198,15 @@ class TestReference:
         )
         assert from_file == pytest.approx(from_folder, rel=1e-6)
 
-    def test_a_reference_keeps_the_first_pictures_and_the_statistics_of_all(
+    def test_a_reference_keeps_pictures_from_everywhere_and_the_statistics_of_all(
         self, tmp_path: Path, array_file: ArrayFile, dinov2: Cheap
     ) -> None:
         real = array_file(30)
         make_reference(tmp_path / "ref.npz", real, [dinov2.network], num_kept=12, batch_size=7)
         reference = read_reference(tmp_path / "ref.npz")
         assert reference.images is not None
-        assert torch.equal(all_of(reference.images, Feature.CLIP), all_of(replace(real, count=12), Feature.CLIP))
+        spread = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]
+        assert torch.equal(all_of(reference.images, Feature.CLIP), all_of(real, Feature.CLIP)[spread])
         wanted = moments_of(all_of(real, Feature.DINOV2))
         torch.testing.assert_close(reference.stored[Feature.DINOV2].covariance, wanted.covariance)
         assert reference.facts["made_by"]["images"]["num"] == 30
@@ -197,12 +220,24 @@ class TestReference:
         assert found["fd_dinov2"] == pytest.approx(wanted, rel=1e-6)
         assert dinov2.seen == samples.count
 
-    def test_rows_of_the_first_pictures_only_are_compared(self, array_file: ArrayFile, clip: Cheap) -> None:
+    def test_rows_of_the_kept_pictures_only_are_compared(self, array_file: ArrayFile, clip: Cheap) -> None:
         samples, real = array_file(20), array_file(30, seed=1)
-        found = measured(samples, folder_reference(real), [Metric.CMMD], clip, num_kept=11)
-        wanted = cmmd(all_of(samples, Feature.CLIP), all_of(real, Feature.CLIP)[:11])
+        found = measured(samples, folder_reference(real), [Metric.CMMD], clip, num_kept=10)
+        wanted = cmmd(all_of(samples, Feature.CLIP), all_of(real, Feature.CLIP)[::3])
         assert found["cmmd"] == pytest.approx(wanted, rel=1e-6)
-        assert clip.seen == 20 + 11
+        assert clip.seen == 20 + 10
+
+    def test_a_folder_sorted_by_class_keeps_every_class_in_proportion(
+        self, tmp_path: Path, pictures: Callable[..., NDArray[Any]], write_pngs: Callable[..., Path], clip: Cheap
+    ) -> None:
+        for shade, num in ((10, 4), (20, 12), (30, 8)):  # A class is a shade of grey, in a folder of its own.
+            write_pngs(tmp_path / "train" / f"class {shade}", np.full_like(pictures(num), shade))
+        real = open_folder(tmp_path / "train")
+        make_reference(tmp_path / "ref.npz", real, [], num_kept=6, batch_size=5)
+        with np.load(tmp_path / "ref.npz") as arrays:
+            assert arrays["arr_0"][:, 0, 0, 0].tolist() == [10, 20, 20, 20, 30, 30]
+        kept = open_array_file(tmp_path / "ref.npz")
+        torch.testing.assert_close(rows_of(real, clip, num_rows=6), all_of(kept, Feature.CLIP))
 
     def test_kids_subsets_are_no_larger_than_the_smaller_set_and_the_result_says_so(
         self, array_file: ArrayFile, inception: Cheap
@@ -251,6 +286,36 @@ class TestReference:
             measured(array_file(9), folder_reference(array_file(9, size=8)), [Metric.FID], inception)
 
 
+class TestSpread:
+    """Which pictures of a reference are kept."""
+
+    @pytest.mark.parametrize("count", [1, 7, 30, 100, 1009])
+    @pytest.mark.parametrize("num_kept", [1, 2, 7, 29, 30])
+    def test_they_begin_with_the_first_ascend_and_lie_evenly(self, count: int, num_kept: int) -> None:
+        kept = evenly_spread(count, num_kept)
+        assert len(kept) == min(count, num_kept)
+        assert kept[0] == 0
+        gaps = {after - before for before, after in pairwise([*kept, count])}
+        assert min(gaps) >= 1
+        assert max(gaps) - min(gaps) <= 1
+
+    @pytest.mark.parametrize("num_kept", [5, 6, 10_000])
+    def test_all_are_kept_when_there_are_no_more(self, num_kept: int) -> None:
+        assert evenly_spread(5, num_kept) == [0, 1, 2, 3, 4]
+
+    def test_none_are_kept_when_none_are_wanted(self) -> None:
+        assert evenly_spread(5, 0) == []
+
+    def test_pictures_in_a_row_are_kept_in_proportion_to_less_than_one(self) -> None:
+        sizes = [1300, 732, 1, 50, 980, 1300, 7]  # Of classes, one after the other, as ImageNet's differ.
+        ends = list(accumulate(sizes))
+        for num_kept in (10, 437, 1000):
+            kept = evenly_spread(ends[-1], num_kept)
+            for size, end in zip(sizes, ends, strict=True):
+                found = sum(end - size <= index < end for index in kept)
+                assert abs(found - num_kept * size / ends[-1]) < 1
+
+
 class TestPass:
     """One pass over the pictures for all networks."""
 
@@ -268,10 +333,33 @@ class TestPass:
             description="images",
         )
         assert inception.seen == 20
-        assert clip.seen == 12  # Whole batches, until there are 9.
-        assert torch.equal(found.rows[Feature.CLIP], found.rows[Feature.CLIP][:9])
-        assert torch.allclose(found.rows[Feature.POOL3], all_of(images, Feature.POOL3)[:9], rtol=1e-4)
+        assert clip.seen == 9
+        spread = [0, 2, 4, 6, 8, 11, 13, 15, 17]
+        for feature in (Feature.CLIP, Feature.POOL3):
+            torch.testing.assert_close(found.rows[feature], all_of(images, feature)[spread])
         assert found.moments[Feature.POOL3].count == 20
+
+    @pytest.mark.parametrize("moments", [set(), {Feature.POOL3}], ids=["rows alone", "moments too"])
+    @pytest.mark.parametrize("world", [1, 2, 3, 5])
+    @pytest.mark.parametrize("batch_size", [1, 4, 50])
+    def test_the_ranks_together_have_the_kept_rows_whatever_the_batch(
+        self,
+        array_file: ArrayFile,
+        inception: Cheap,
+        clip: Cheap,
+        monkeypatch: pytest.MonkeyPatch,
+        moments: set[Feature],
+        world: int,
+        batch_size: int,
+    ) -> None:
+        """Without a process group a rank's rows are zero where another rank's are, so that their sum is the whole."""
+        images, total = array_file(20), torch.zeros(9, 5)
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        for rank in range(world):
+            monkeypatch.setenv("RANK", str(rank))
+            total += rows_of(images, clip, inception, num_rows=9, moments=moments, batch_size=batch_size)
+        torch.testing.assert_close(total, all_of(images, Feature.CLIP)[evenly_spread(20, 9)])
+        assert clip.seen == 9
 
 
 class TestNotes:
@@ -294,11 +382,11 @@ class TestNotes:
         assert "9 samples, not 50000" in notes
         assert "2 of the 9 pictures in here are JPEG" in notes
         assert "3 of the 9 pictures in here are greyscale" in notes
-        assert "in file order" not in notes
+        assert "spread evenly" not in notes
 
     def test_a_reference_of_which_not_all_is_seen_is_noted(self, array_file: ArrayFile, dinov2: Cheap) -> None:
         notes = self.notes(array_file(9), folder_reference(array_file(9, seed=1)), dinov2, num_kept=5)
-        assert "see the first 5 of 9 pictures of the reference in file order" in notes
+        assert "see 5 of the reference's 9 pictures, spread evenly over the file order" in notes
 
     def test_statistics_that_had_to_be_computed_beside_stored_ones_are_noted(
         self, array_file: ArrayFile, dinov2: Cheap

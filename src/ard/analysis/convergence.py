@@ -13,7 +13,7 @@ from ard.analysis.labels import short_labels
 from ard.errors import InputError
 from ard.evaluation.evaluate import Judge, Row, Scores, student_row
 from ard.figures import Curve, Panel, plot_panels
-from ard.files import read_json, write_json
+from ard.kept import Kept
 from ard.models.student import Student
 from ard.models.weights import checksum, read_weights
 from ard.students import StudentCard
@@ -89,9 +89,8 @@ class KeptScores:
     """
 
     def __init__(self, path: Path, *, teacher: str, floor: float, num: int) -> None:
-        self.path = path
+        self.kept = Kept(path)
         self.judged = {"teacher": teacher, "num": num, "fd_floor": floor}
-        self.entries = _read_entries(path) if path.exists() else []
 
     def row(self, card: StudentCard, checkpoint: Checkpoint, evaluate: Callable[[], Row]) -> Row:
         """The kept row, or the one that `evaluate` makes, which is then kept."""
@@ -102,13 +101,7 @@ class KeptScores:
             "iterations": checkpoint.step,
             "checksum": checkpoint.checksum,
         }
-        for kept, row in self.entries:
-            if kept == identity:
-                return row
-        row = evaluate()
-        self.entries.append((identity, row))
-        write_json(self.path, {"checkpoints": [{"identity": kept, "row": one.plain()} for kept, one in self.entries]})
-        return row
+        return Row.from_plain(self.kept.get(identity, lambda: evaluate().plain()))
 
 
 def convergence_curve(
@@ -232,10 +225,3 @@ def _read_note(path: Path) -> Checkpoint:
         return Checkpoint(path=path, step=note["step"], seconds=note["seconds"], checksum=note["crc32"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged or half-written ({error}); delete it to leave it out") from None
-
-
-def _read_entries(path: Path) -> list[tuple[dict[str, Any], Row]]:
-    try:
-        return [(entry["identity"], Row.from_plain(entry["row"])) for entry in read_json(path)["checkpoints"]]
-    except (KeyError, TypeError):
-        raise InputError(f"{path} is damaged or of another version of ard; delete it") from None

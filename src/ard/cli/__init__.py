@@ -5,12 +5,14 @@ import dataclasses
 import functools
 import importlib
 import io
+import os
 import re
 import sys
 from itertools import pairwise
 from typing import Any
 
 from ard.errors import InputError
+from ard.processes import die_with_parent
 
 COMMANDS = {
     # verb, of one word or two: (module, class, one line)
@@ -45,7 +47,12 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run `ard VERB OPTIONS`; exit status 2 and one line for a bad input."""
+    """Run `ard VERB OPTIONS`; exit status 2 and one line for a bad input.
+
+    ARD_PARENT is the process that started this one as a stage of its own, and without which it ends.
+    """
+    if "ARD_PARENT" in os.environ:
+        die_with_parent(int(os.environ["ARD_PARENT"]))
     sys.exit(run(sys.argv[1:]))
 
 

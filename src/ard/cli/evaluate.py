@@ -60,7 +60,7 @@ class Evaluate:
     script reads too. For instance:
 
         ard evaluate --student runs/ard runs/step --json runs/metrics.json
-        ard evaluate --samples runs/ard --num 50000 --ref imagenet256.npz --inception inception.pth --json fid.json
+        ard evaluate --samples runs/ard --vae sd-vae-ft-ema --ref imagenet256.npz --inception inception.pth --num 50000
         ard evaluate --samples samples.npz --ref imagenet256.npz --metrics fid,kid --inception inception.pth
         ard evaluate --make-ref imagenet/train-256 --out imagenet256.npz --inception inception.pth
     """
@@ -96,7 +96,7 @@ class Evaluate:
     out: Path | None = None
     """--make-ref: the .npz to write."""
     num_kept: int = NUM_KEPT
-    """The first so many pictures of a reference serve precision, recall, KID and CMMD; --make-ref keeps these."""
+    """So many pictures of a reference, evenly spread, serve precision, recall, KID and CMMD; --make-ref keeps these."""
     num: int | None = None
     """Images per model; None: 1500 with --student, 50000 for the samples of a student, otherwise all there are."""
     json: Path | None = None
@@ -183,7 +183,7 @@ class Evaluate:
             make_reference(self.out, images, networks, num_kept=self.num_kept, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
             kept = min(self.num_kept, images.count)
-            print(f"reference {self.out}: statistics of {images.count} images, the first {kept} kept")
+            print(f"reference {self.out}: statistics of {images.count} images, {kept} of them kept")
 
     def _open_samples(self, device: torch.device) -> Images:
         """The samples, drawn from a student or read; InputError for options that only a student takes."""

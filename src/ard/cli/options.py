@@ -10,15 +10,20 @@ from ard.config import to_plain
 from ard.errors import InputError
 from ard.seeds import require_seed
 
+MAX_COUNT = 10**7
+
 
 def parse_range(text: str, name: str) -> list[int]:
     """The numbers of a text such as 0-9, 3 or 0-3,7; InputError for anything else, a range backwards included."""
-    return [number for first, last in _bounds(text, name) for number in range(first, last + 1)]
+    bounds = _bounds(text, name)
+    if (count := sum(last + 1 - first for first, last in bounds)) > MAX_COUNT:
+        raise InputError(f"--{name} {text}: these are {count} numbers; at most {MAX_COUNT} are taken at a time")
+    return [number for first, last in bounds for number in range(first, last + 1)]
 
 
 def parse_seeds(text: str) -> list[int]:
     """The seeds of the option --seeds; InputError also for those that would repeat lower ones."""
-    require_seed(f"the last of --seeds {text}", max(last for _, last in _bounds(text, "seeds")))
+    require_seed(f"the largest of --seeds {text}", max(last for _, last in _bounds(text, "seeds")))
     return parse_range(text, "seeds")
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ard.cli.options import print_plan
+from ard.config import differences, to_plain
 from ard.devices import DeviceName
 from ard.errors import InputError
 from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
@@ -21,11 +22,11 @@ class Scale(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Run the paper's study: Table 1, Figures 2 to 6, and a verdict on each of the paper's claims.
+    """Run the paper's study, and write report.md with a verdict on each of the paper's claims.
 
-    tiny runs on the embedded digits and writes report.md with its figures. imagenet256 is the paper's own run; it
-    needs the teacher's weights, the autoencoder, the Inception network and ADM's reference batch. Both go on where
-    they stopped. For instance:
+    tiny runs on the embedded digits: Table 1 in three recipes, and Figures 2 to 6. imagenet256 is the paper's own run
+    of Table 1; it needs the teacher's weights, the autoencoder, the Inception network and ADM's reference batch. Both
+    go on where they stopped. For instance:
 
         ard reproduce --scale tiny
         ard reproduce --scale imagenet256 --tflops 3200 --dry-run
@@ -48,6 +49,11 @@ class Reproduce:
         """Run what is missing."""
         if self.jobs < 0:
             raise InputError(f"jobs is {self.jobs}; 0 means the default, otherwise at least 1")
+        other, default = ("imagenet", ImagenetConfig()) if self.scale is Scale.TINY else ("tiny", TinyConfig())
+        if changed := differences(to_plain(default), to_plain(getattr(self, other))):
+            raise InputError(
+                f"--scale {self.scale} does not take {changed[0]}; see which scale an option names in --help"
+            )
         out = self.out or Path("runs") / f"reproduce-{self.scale}"
         match self.scale:
             case Scale.TINY if self.dry_run:
@@ -58,4 +64,4 @@ class Reproduce:
             case Scale.IMAGENET256 if self.dry_run:
                 print_plan({"imagenet": self.imagenet, "out": out, **imagenet_plan(out, self.imagenet)})
             case Scale.IMAGENET256:
-                run_imagenet(out, self.imagenet, device=self.device, jobs=self.jobs or 1)
+                print(f"report: {run_imagenet(out, self.imagenet, device=self.device, jobs=self.jobs or 1)}")

@@ -1,20 +1,20 @@
 """ard sweep: a grid of students on one trajectory store."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.options import parse_choices, parse_numbers, parse_range, parse_seeds, print_plan
-from ard.devices import DeviceName, resolve_device
+from ard.devices import DeviceName, default_workers, resolve_device
 from ard.errors import InputError, require_at_least
 from ard.figures import require_matplotlib
 from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
+from ard.processes import only_worker
 from ard.references import MIN_SAMPLES, references_in
 from ard.sweep import HEADER, Place, body_of, run_sweep
 from ard.table import as_text, floor_note
-from ard.teacher import load_teacher_card
+from ard.teacher import load_teacher
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader
 
@@ -29,10 +29,10 @@ class Sweep:
     (diagonal, or N = 0) there is one student, with 1 step too, and with 2 steps all other masks are the same. A grid
     that grows, or that was killed, trains only what is missing. For instance:
 
-        ard sweep --trajectories runs/all --num-steps 2,4 --masks diagonal,causal --seeds 0-2 --out runs/sweep
-        ard sweep --trajectories runs/all --masks diagonal,window,anchor,causal --history-blocks 1-4 --out runs/sweep
-        ard sweep --trajectories runs/all --state x_t,x_0_hat --prediction next_state,solver_step --out runs/sweep
-        ard sweep --trajectories runs/all --learning-rates 1e-3,2e-3,4e-3 --out runs/sweep
+        ard sweep --trajectories runs/all --num-steps 2,4 --masks M1,M4 --seeds 0-2 --out runs/steps
+        ard sweep --trajectories runs/all --masks M1,M2,M3,M4 --history-blocks 1-4 --out runs/blocks
+        ard sweep --trajectories runs/all --state x_t,x_0_hat --prediction next_state,solver_step --out runs/kinds
+        ard sweep --trajectories runs/all --learning-rates 1e-3,2e-3,4e-3 --out runs/tuned
     """
 
     trajectories: Path
@@ -46,11 +46,11 @@ class Sweep:
     history_blocks: str = ALL_BLOCKS
     """N, such as 1-3 or 1,all; all means every block."""
     history: str = "gated"
-    """How the history enters attention: gated, shared or both."""
+    """How the history enters attention: gated or shared; gated,shared for both."""
     state: str = "x_t"
-    """x_t, x_0_hat or both."""
+    """x_t or x_0_hat; x_t,x_0_hat for both."""
     prediction: str = "solver_step"
-    """solver_step, next_state or both."""
+    """solver_step or next_state; solver_step,next_state for both."""
     own_history: str = "0"
     """Final probability that training reads the student's own states, such as 0,1."""
     learning_rates: str = ""
@@ -62,7 +62,8 @@ class Sweep:
     batch_size: int = 32
     """Trajectories per update."""
     checkpoint_every: int = 0
-    """Keep a checkpoint of every so many updates, for `ard analyze convergence`; 0: only the last."""
+    """Keep a checkpoint of every so many updates, for `ard analyze convergence`; 0: only the last. It is for students
+    that are still to be trained."""
     teacher: Path | None = None
     """Folder of the teacher; None: where the store says."""
     references: Path | None = None
@@ -70,7 +71,7 @@ class Sweep:
     num: int = 1500
     """Images per model in the evaluation."""
     jobs: int = 0
-    """Students that train at a time; 0: one per core."""
+    """Students that train at a time; 0: one per core on a CPU, one on a GPU."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -80,27 +81,33 @@ class Sweep:
         """Train, evaluate and publish what is missing."""
         require_at_least(0, {"jobs": self.jobs, "checkpoint_every": self.checkpoint_every})
         require_at_least(MIN_SAMPLES, {"num": self.num})
-        resolve_device(self.device)
+        device = resolve_device(self.device)
         require_matplotlib()
-        grid, place = self._grid(), self._place()
-        depth = load_teacher_card(place.teacher).network.depth
+        grid, place = self._grid(), self._place(default_workers(device))
+        teacher, made_by = load_teacher(place.teacher, device), load_manifest(self.trajectories)[0].teacher
+        if teacher.hash != made_by.hash:
+            raise InputError(
+                f"the teacher in {place.teacher} ({teacher.hash}) did not make {self.trajectories} ({made_by.hash}); "
+                "give the right --teacher"
+            )
+        depth = teacher.network.config.depth
         designs = grid.designs(depth)
         for design in designs:
             TrajectoryReader(self.trajectories, state=design.student.state, num_steps=design.student.num_steps)
         if self.dry_run:
-            cells = [cell.name for cell in grid.cells(depth, grid.default_rates(depth))]
-            trials = [cell.name for cell in grid.trials(depth)] if len(grid.learning_rates) > 1 else []
-            return print_plan({"grid": grid, "place": place, "trials": trials, "cells": cells})
-        results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
+            tuned = len(grid.learning_rates) > 1
+            cells = grid.cells(depth, grid.default_rates(depth))
+            names = [f"{cell.design.name}-seed{cell.seed}, rate to be tuned" if tuned else cell.name for cell in cells]
+            trials = [cell.name for cell in grid.trials(depth)] if tuned else []
+            return print_plan({"grid": grid, "place": place, "trials": trials, "students": names})
+        with only_worker(self.out):
+            results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
         print(as_text(HEADER, body_of(results)))
         print(floor_note(results.floor))
         print(f"numbers: {self.out / 'results.json'}\nfigure: {self.out / 'sweep.svg'}")
 
     def _grid(self) -> Grid:
         """The options as values."""
-        own = parse_numbers(self.own_history, "own-history")
-        if wrong := [share for share in own if not 0 <= share <= 1]:
-            raise InputError(f"--own-history {self.own_history}: {wrong[0]:g} is no probability; allowed: 0 to 1")
         return Grid(
             num_steps=tuple(parse_range(self.num_steps, "num-steps")),
             masks=parse_choices(self.masks, "masks", HistoryMask),
@@ -108,7 +115,7 @@ class Sweep:
             histories=parse_choices(self.history, "history", HistoryAttention),
             states=parse_choices(self.state, "state", StateKind),
             predictions=parse_choices(self.prediction, "prediction", Prediction),
-            own_histories=own,
+            own_histories=parse_numbers(self.own_history, "own-history"),
             learning_rates=parse_numbers(self.learning_rates, "learning-rates") if self.learning_rates else (),
             seeds=tuple(parse_seeds(self.seeds)),
             iterations=self.iterations,
@@ -121,7 +128,7 @@ class Sweep:
         numbers = ",".join(word for word in words if word != ALL_BLOCKS)
         return (*(parse_range(numbers, "history-blocks") if numbers else ()), *((-1,) if ALL_BLOCKS in words else ()))
 
-    def _place(self) -> Place:
+    def _place(self, workers: int) -> Place:
         """Where everything lies."""
         manifest, _ = load_manifest(self.trajectories)
         teacher = self.teacher or manifest.teacher.folder(self.trajectories)
@@ -131,5 +138,5 @@ class Sweep:
             teacher=teacher,
             references=references_in(self.references or teacher / "evaluation", num=self.num),
             device=self.device,
-            jobs=self.jobs or os.cpu_count() or 1,
+            jobs=self.jobs or workers,
         )

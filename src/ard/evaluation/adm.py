@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -71,12 +71,18 @@ def folder_reference(images: Images) -> Reference:
 
 
 def write_reference(
-    out: Path, images: Images, moments: Mapping[Feature, Moments], *, batch_size: int, provenance: Mapping[str, Any]
+    out: Path,
+    images: Images,
+    moments: Mapping[Feature, Moments],
+    *,
+    kept: Sequence[int],
+    batch_size: int,
+    provenance: Mapping[str, Any],
 ) -> None:
-    """Publish an ADM file: `images` as arr_0, and the statistics under ADM's names."""
+    """Publish an ADM file: the `images` at the indices `kept` as arr_0, and the statistics under ADM's names."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        _write_pixels(archive, images, batch_size)
+        _write_pixels(archive, images, kept, batch_size)
         for feature, values in moments.items():
             for name, tensor in zip(STATISTICS[feature], (values.mean, values.covariance), strict=True):
                 _write_array(archive, name, tensor.double().numpy())
@@ -90,13 +96,14 @@ def open_array_file(path: Path) -> Images:
         shape = _shape(member, path)
     count, height, width, channels = shape
 
-    def batches(rows: range, batch_size: int) -> Iterator[RgbPixels]:
+    def batches(rows: Sequence[int], batch_size: int) -> Iterator[RgbPixels]:
         size = height * width * channels
         with _archive(path) as archive, _member(archive, "arr_0", path) as member:
             _shape(member, path)
-            member.seek(member.tell() + rows.start * size)
+            first = member.tell()
             for part in parts_of(rows, batch_size):
-                pixels = torch.frombuffer(_read(member, len(part) * size, path), dtype=torch.uint8)
+                data = bytearray().join(_read(member, first + row * size, size, path) for row in part)
+                pixels = torch.frombuffer(data, dtype=torch.uint8)
                 yield as_rgb(pixels.view(len(part), height, width, channels))
 
     facts = {"path": str(path), "kind": "npz", "greyscale": count if channels == 1 else 0, "jpeg": 0}
@@ -141,9 +148,11 @@ def _shape(member: zipfile.ZipExtFile, path: Path) -> tuple[int, int, int, int]:
     return shape
 
 
-def _read(member: zipfile.ZipExtFile, size: int, path: Path) -> bytearray:
+def _read(member: zipfile.ZipExtFile, start: int, size: int, path: Path) -> bytes:
+    """The bytes from `start` on, which never lies before what was read last: going back would read all again."""
     try:
-        data = bytearray(member.read(size))
+        member.seek(start)
+        data = member.read(size)
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}); make or copy it again") from None
     if len(data) < size:
@@ -189,10 +198,10 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
     archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getbuffer())
 
 
-def _write_pixels(archive: zipfile.ZipFile, images: Images, batch_size: int) -> None:
+def _write_pixels(archive: zipfile.ZipFile, images: Images, kept: Sequence[int], batch_size: int) -> None:
     """arr_0, batch by batch: no second copy of all pictures is made."""
-    shape = (images.count, images.height, images.width, 3)
+    shape = (len(kept), images.height, images.width, 3)
     with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as member:
         npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for pixels in images.batches(range(images.count), batch_size):
+        for pixels in images.batches(kept, batch_size):
             member.write(pixels.contiguous().numpy().data)

@@ -29,7 +29,7 @@ SUFFIXES = {".png", *LOSSY}
 MODES = {"RGB", "L", "P", "1"}  # 8 bits or fewer, and no transparency that would have to be guessed away.
 
 RgbPixels = UInt8[Tensor, "batch height width 3"]
-Batches = Callable[[range, int], Iterator[RgbPixels]]
+Batches = Callable[[Sequence[int], int], Iterator[RgbPixels]]
 
 
 class LabelSampling(StrEnum):
@@ -47,7 +47,7 @@ class Images:
     height: int
     width: int
     batches: Batches
-    """The pictures of a range, so many at a time: uint8, channels last, always RGB."""
+    """The pictures at ascending indices, so many at a time: uint8, channels last, always RGB."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Where they come from, for the result."""
 
@@ -81,7 +81,7 @@ def open_folder(folder: Path) -> Images:
         "greyscale": sum(mode in {"L", "1"} for _, mode in headers),
         "jpeg": sum(file.suffix.lower() in LOSSY for file in files),
     }
-    batches = _batches_of(lambda rows: _decode_all(files[rows.start : rows.stop]))
+    batches = _batches_of(lambda rows: _decode_all([files[row] for row in rows]))
     return Images(count=len(files), height=height, width=width, batches=batches, facts=facts)
 
 
@@ -101,11 +101,11 @@ def open_student(
     autoencoder, size = find_autoencoder(vae, card.network.channels, folder), card.network.latent_size
     side = size * autoencoder.downsampling if autoencoder else size
 
-    def batches(rows: range, batch_size: int) -> Iterator[RgbPixels]:
+    def batches(rows: Sequence[int], batch_size: int) -> Iterator[RgbPixels]:
         student, _ = load_student(folder, device)
         decode = load_decoder(autoencoder, device)
         for part in parts_of(rows, batch_size):
-            chosen = seeds[part.start : part.stop]
+            chosen = [seeds[row] for row in part]
             noise = noise_for_seeds(torch.tensor(chosen), (card.network.channels, size, size)).to(device)
             label = torch.tensor([label_of(seed, labels, card.network.num_classes) for seed in chosen])
             yield as_rgb(to_pixels(decode(sample(student, noise, label=label.to(device))[:, -1])).cpu())
@@ -123,8 +123,8 @@ def label_of(seed: int, sampling: LabelSampling, num_classes: int) -> int:
             return int.from_bytes(hashlib.sha256(f"label/{seed}".encode()).digest()[:8], "big") % num_classes
 
 
-def parts_of(rows: range, batch_size: int) -> Iterator[range]:
-    """A range in pieces of at most `batch_size`."""
+def parts_of(rows: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+    """Indices in pieces of at most `batch_size`."""
     yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
@@ -173,8 +173,8 @@ def _in_words(seeds: Sequence[int]) -> str:
     return f"{seeds[0]}-{seeds[-1]}" if together else ",".join(map(str, seeds))
 
 
-def _batches_of(read: Callable[[range], RgbPixels]) -> Batches:
-    """Batches from a function that reads the rows of a range."""
+def _batches_of(read: Callable[[Sequence[int]], RgbPixels]) -> Batches:
+    """Batches from a function that reads the pictures at some indices."""
     return lambda rows, batch_size: (read(part) for part in parts_of(rows, batch_size))
 
 

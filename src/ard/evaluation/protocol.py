@@ -11,7 +11,7 @@ from ard.config import to_plain
 from ard.distributed import rank_and_world
 from ard.errors import InputError
 from ard.evaluation.adm import STATISTICS, Reference, write_reference
-from ard.evaluation.feature_pass import Collected, collect
+from ard.evaluation.feature_pass import Collected, collect, evenly_spread
 from ard.evaluation.features.clip import load_clip
 from ard.evaluation.features.dinov2 import load_dinov2
 from ard.evaluation.features.inception import PUBLISHED, load_inception
@@ -90,7 +90,7 @@ class Settings:
     """What else decides the numbers."""
 
     num_kept: int = NUM_KEPT
-    """The first so many pictures of the reference are used where statistics are not enough."""
+    """So many pictures of the reference, evenly spread over the file order, serve what needs more than statistics."""
     neighbours: int = 3
     """k of precision and recall."""
     pr_distances: Distances = Distances.EXACT
@@ -171,7 +171,7 @@ def measure(
 def make_reference(
     out: Path, images: Images, networks: Sequence[FeatureNetwork], *, num_kept: int = NUM_KEPT, batch_size: int
 ) -> None:
-    """Write an ADM file: statistics of all `images`, and the first `num_kept` of them in file order."""
+    """Write an ADM file: statistics of all `images`, and `num_kept` of them, spread evenly over the file order."""
     features = {feature for network in networks for feature in network.features} & STATISTICS.keys()
     collected = collect(
         images, networks, moments=features, rows=set(), num_rows=0, batch_size=batch_size, description="reference"
@@ -181,9 +181,9 @@ def make_reference(
         "images": images.plain(),
         "networks": {network.name: network.facts for network in networks},
     }
-    kept = replace(images, count=min(num_kept, images.count))
     if rank_and_world()[0] == 0:
-        write_reference(out, kept, collected.moments, batch_size=batch_size, provenance=provenance)
+        kept = evenly_spread(images.count, num_kept)
+        write_reference(out, images, collected.moments, kept=kept, batch_size=batch_size, provenance=provenance)
 
 
 def _collect_reference(

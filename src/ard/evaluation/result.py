@@ -72,8 +72,8 @@ def notes_on(
     for images in (samples, pictures):
         notes += _notes_on_pictures(images) if images else []
     if pictures and pictures.count > num_kept:
-        kept = f"the first {num_kept} of {pictures.count} pictures of the reference"
-        notes.append(f"metrics that need more than statistics see {kept} in file order: mix the classes")
+        kept = f"{num_kept} of the reference's {pictures.count} pictures"
+        notes.append(f"metrics that need more than statistics see {kept}, spread evenly over the file order")
     if pictures and reference and reference.stored and computed:
         those = ", ".join(sorted(computed))
         notes.append(f"the reference stores no statistics of {those}; they are of its {pictures.count} pictures")

@@ -47,8 +47,6 @@ M3 = Setting(num_steps=4, mask=HistoryMask.ANCHOR)
 ARD_4 = Setting(num_steps=4, mask=HistoryMask.CAUSAL)
 ARD_4_ALL = Setting(num_steps=4, mask=HistoryMask.CAUSAL, few=False)
 
-TEACHER_FID = 2.89  # 25 steps with guidance; precision .797, recall .572.
-
 
 def _row(method: str, setting: Setting, blocks: int, *numbers: float) -> PaperRow:
     names = ("gflops", "latency_ms", "fid", "inception_score", "precision", "recall")

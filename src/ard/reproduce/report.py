@@ -30,11 +30,13 @@ FIGURES = (
     ("Figure 6b: the first k steps by the teacher", "figure-6b/*.svg"),
     ("Figure 6c: masks and N", "figure-6c.svg"),
 )
+MIN_SEEDS = 3  # With fewer, one lies above the other too often by chance.
 VERDICTS = (
     "A claim holds (**yes**) when every seed of the one is better than every seed of the other, and is contradicted "
-    "(**no**) when every seed is worse. Between (≈), the seeds overlap, or the means differ by less than the "
-    "evaluation can tell: a twentieth of the noise floor, or the standard error of precision and recall. Behind each: "
-    "both means."
+    "(**no**) when every seed is worse. Otherwise (≈), and when the means differ by less than the evaluation can tell: "
+    "a tenth of the noise floor, or the standard error of a difference of two shares. Behind each: both means. "
+    "Three seeds of equal students lie apart by chance in 1 of 10 comparisons, half of them each way. The paper's FID "
+    "is to real images; here FD to the teacher stands for it, because that is what distillation aims at."
 )
 SHOWN = tuple(column for column in COLUMNS if column[0] not in {"train s", "accuracy"})
 
@@ -77,7 +79,7 @@ def results_of(results: Results, recipe: Recipe, setting: Setting, depth: int) -
 def table_1(results: Results, recipe: Recipe, network: TransformerConfig) -> str:
     """The paper's rows, and ours behind them."""
     header = ["method", "S", "N of 28", "paper: FID", "IS", "precision", "recall", "GFLOPs"]
-    header += [f"ours: N of {network.depth}", "MMAC", *(name for name, _, _ in SHOWN)]
+    header += [f"ours: N of {network.depth}", "MMAC", "rate", *(name for name, _, _ in SHOWN)]
     body = []
     for line in TABLE_1:
         found = results_of(results, recipe, line.setting, network.depth)
@@ -85,8 +87,8 @@ def table_1(results: Results, recipe: Recipe, network: TransformerConfig) -> str
             student = found[0].cell.design.student
             cost = student_row(network, student).cost.total / 1e6
             rows = [result.row for result in found]
-            ours = [str(student.history_blocks), f"{cost:.1f}", *(cell(rows, column) for column in SHOWN)]
-            body.append([*_paper_cells(line), *ours])
+            ours = [str(student.history_blocks), f"{cost:.1f}", f"{found[0].cell.learning_rate:g}"]
+            body.append([*_paper_cells(line), *ours, *(cell(rows, column) for column in SHOWN)])
     return as_markdown(header, body)
 
 
@@ -102,13 +104,13 @@ def claims_table(results: Results, depth: int, *, num: int) -> str:
 def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int, *, num: int) -> str:
     """Whether all seeds of the better setting are better (yes), worse (no), or neither (≈), with both means.
 
-    `num` is the number of images that every value comes from.
+    `num` is the number of images that every value comes from. A dash stands for too few seeds.
     """
     values = [
         [_value(result.row, claim.metric) for result in results_of(results, recipe, setting, depth)]
         for setting in (claim.better, claim.worse)
     ]
-    if not all(values):
+    if min(len(side) for side in values) < MIN_SEEDS:
         return "–"
     better, worse = ([claim.metric.sign * value for value in side] for side in values)
     word = "**yes**" if max(better) < min(worse) else "**no**" if min(better) > max(worse) else "≈"
@@ -120,8 +122,10 @@ def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int, *, num: 
 
 
 def _resolution(metric: Metric, value: float, *, floor: float, num: int) -> float:
-    """Below it, a difference says nothing: a twentieth of the noise floor, or the standard error of a share."""
-    return floor / 20 if metric is Metric.DISTANCE else math.sqrt(value * (1 - value) / num)
+    """Below it, a difference says nothing: a tenth of the noise floor, about what a bootstrap over the noises gives, or
+    the standard error of a difference of two shares.
+    """
+    return floor / 10 if metric is Metric.DISTANCE else math.sqrt(2 * value * (1 - value) / num)
 
 
 def _value(row: Row, metric: Metric) -> float:
@@ -139,7 +143,8 @@ def _introduction(results: Results, facts: dict[str, Any]) -> str:
     told = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return (
         "Made by `ard reproduce --scale tiny`. The teacher is a small diffusion transformer trained on scikit-learn's "
-        "8 x 8 digits; every student of a table has the same trajectories and number of updates. FD is the Fréchet "
+        "8 x 8 digits; every student of a table has the same trajectories and number of updates, and its arm's own "
+        "learning rate, tuned on separate trajectories. FD is the Fréchet "
         "distance on the features of a small classifier, not FID: FD teacher is to an independent batch of the "
         f"teacher's samples, and its noise floor (teacher against teacher) is **{results.floor:.2f}**; FD real is to "
         "the real images. Paired MSE is to the teacher's sample from the same noise. Mean over the training seeds, ± "

@@ -1,8 +1,10 @@
-"""The paper's study on the embedded digits: a plan of `ard` commands, two run at a time, all of them resume."""
+"""The paper's study on the embedded digits: a plan of `ard` commands, several run at a time, all of them resume."""
 
 import json
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from ard.files import read_json, write_atomically, write_json
 from ard.grids import Cell, Grid
 from ard.history import HistoryMask
 from ard.models.transformer import SIZES
+from ard.processes import only_worker
 from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, references_in
 from ard.reproduce.recipes import RECIPES, Recipe
 from ard.reproduce.report import report
@@ -32,15 +35,15 @@ class TinyConfig:
     """The size of the tiny study. The defaults take 40 to 50 minutes on two idle cores."""
 
     num_seeds: int = 3
-    """Training seeds per student."""
+    """tiny: training seeds per student."""
     num: int = 4000
-    """Training trajectories."""
+    """tiny: training trajectories."""
     num_evaluation: int = 1500
-    """Images per model in the evaluation."""
+    """tiny: images per model in the evaluation."""
     teacher_iterations: int = 1300
-    """Updates of the teacher."""
+    """tiny: updates of the teacher."""
     student_iterations: int = 600
-    """Updates of every student."""
+    """tiny: updates of every student."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -106,8 +109,15 @@ def data_stages(config: TinyConfig) -> list[tuple[str, list[Stage]]]:
     ]
 
 
+def latency_stage(config: TinyConfig) -> Stage:
+    """Figure 2, apart from the others: it measures seconds, so nothing runs beside it."""
+    cells = [cell for cell in cells_of(RECIPES[0], config) if cell.design.student.history_blocks in {0, 1, DEPTH}]
+    num = ("--references", "OUT", "--num", str(config.num_evaluation))
+    return Stage("figure-2", ("analyze", "pareto", *_students(_ends(cells)), *num))
+
+
 def figure_stages(config: TinyConfig) -> list[Stage]:
-    """The paper's figures, each an `ard analyze` or `ard sample` of the students it is about."""
+    """The paper's other figures, each an `ard analyze` or `ard sample` of the students it is about."""
     num = ("--references", "OUT", "--num", str(config.num_evaluation))
     code, ours = (cells_of(recipe, config) for recipe in (RECIPES[0], RECIPES[2]))
     first = [cell for cell in code if cell.seed == 0]
@@ -116,7 +126,6 @@ def figure_stages(config: TinyConfig) -> list[Stage]:
     ends = _ends(few)
     causal = [cell for cell in first if cell in four and cell.design.student.mask is HistoryMask.CAUSAL]
     shown = [cell for cell in first if cell.design.student.num_steps == 1 or cell in ends]
-    table = _ends([cell for cell in code if cell.design.student.history_blocks in {0, 1, DEPTH}])
     ours_few = [one for one in ours if one.design.student.num_steps == 4 and one.design.student.history_blocks <= 1]
     attention = [cell for cell in causal if cell.design.student.history_blocks in {1, DEPTH}]
     return [
@@ -124,7 +133,6 @@ def figure_stages(config: TinyConfig) -> list[Stage]:
         Stage("figure-4", ("analyze", "attention", *_students(attention))),
         Stage("figure-6a", ("analyze", "convergence", *_students(few), *num)),
         Stage("figure-6b", ("analyze", "errors", *_students([*ends, *_ends(ours_few)]), *num)),
-        Stage("figure-2", ("analyze", "pareto", *_students(table), *num)),
         Stage("figure-5.png", ("sample", *_students(shown), "--teacher", "OUT/teacher", "--grid", "--seeds", SEEDS)),
     ]
 
@@ -137,27 +145,33 @@ def run_tiny(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) ->
     resolve_device(device)
     load_data("digits")
     require_matplotlib()
-    started = time.monotonic()
-    for number, (name, stages) in enumerate(data_stages(config), 1):
-        run_missing(out, stages, device=device, jobs=jobs, title=f"[{number}/5] {name}")
-    place = tiny_place(out, config, device=device, jobs=jobs)
-    cells = all_cells(config)
-    four = [cell for cell in cells if cell.design.student.num_steps == 4]
-    every = max(1, config.student_iterations // CHECKPOINTS)
-    place.train(four, "[3/5] students with 4 steps", checkpoint_every=every)
-    place.train([cell for cell in cells if cell not in four], "[3/5] students with 1 and 2 steps")
-    print("[4/5] evaluation", flush=True)
-    results = evaluate_cells(place, cells)
-    write_results(place.out, results, {"config": to_plain(config)})
-    code = cells_of(RECIPES[0], config)
-    blocks = [result for result in results.cells if result.cell in four and result.cell in code]
-    write_atomically(out / "figure-6c.svg", sweep_figure(Results(results.teacher, blocks)).encode())
-    run_missing(out, figure_stages(config), device=device, jobs=jobs, title="[5/5] figures")
-    seconds = _total_seconds(out, time.monotonic() - started)
-    facts = {"configuration": json.dumps(to_plain(config)), "wall time, all runs of the command": f"{seconds:.0f} s"}
+    with only_worker(out), _stopwatch(out / "seconds.json"):
+        for number, (name, stages) in enumerate(data_stages(config), 1):
+            run_missing(out, stages, device=device, jobs=jobs, title=f"[{number}/5] {name}")
+        place = tiny_place(out, config, device=device, jobs=jobs)
+        for every, cells in checkpointed(config):
+            place.train(cells, f"[3/5] students, {len(cells)} of {len(all_cells(config))}", checkpoint_every=every)
+        print("[4/5] evaluation", flush=True)
+        results = evaluate_cells(place, all_cells(config))
+        write_results(place.out, results, {"config": to_plain(config)})
+        write_atomically(out / "figure-6c.svg", sweep_figure(_blocks(results, config)).encode())
+        run_missing(out, figure_stages(config), device=device, jobs=jobs, title="[5/5] figures")
+        run_missing(out, [latency_stage(config)], device=device, jobs=1, title="[5/5] latency")
+    seconds = read_json(out / "seconds.json")["seconds"]
+    facts = {"configuration": json.dumps(to_plain(config)), "wall time": f"{seconds:.0f} s, {jobs} commands at a time"}
     network = load_teacher_card(out / "teacher").network
     write_atomically(out / "report.md", report(out, results, network, num=config.num_evaluation, facts=facts).encode())
     return out / "report.md"
+
+
+def checkpointed(config: TinyConfig) -> list[tuple[int, list[Cell]]]:
+    """The students with 4 steps, which keep a checkpoint of every so many updates, and the others."""
+    cells = all_cells(config)
+    four = [cell for cell in cells if cell.design.student.num_steps == 4]
+    return [
+        (max(1, config.student_iterations // CHECKPOINTS), four),
+        (0, [cell for cell in cells if cell not in four]),
+    ]
 
 
 def tiny_place(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) -> Place:
@@ -175,12 +189,35 @@ def tiny_place(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) 
 def plan(out: Path, config: TinyConfig) -> dict[str, list[str]]:
     """Every command, by stage, as --dry-run shows it."""
     place = tiny_place(out, config, device="cpu", jobs=1)
-    students = [cell.stage(place.store, checkpoint_every=0) for cell in all_cells(config)]
-    groups = [*data_stages(config), ("students", students), ("figures", figure_stages(config))]
+    students = [
+        cell.stage(place.store, place.teacher, inputs="", checkpoint_every=every)
+        for every, cells in checkpointed(config)
+        for cell in cells
+    ]
+    groups = [*data_stages(config), ("students", students)]
+    groups.append(("figures", [*figure_stages(config), latency_stage(config)]))
     return {
-        name: [" ".join(["ard", *stage.command(place.out if name == "students" else out)]) for stage in stages]
+        name: [shlex.join(["ard", *stage.command(place.out if name == "students" else out)]) for stage in stages]
         for name, stages in groups
     }
+
+
+def _blocks(results: Results, config: TinyConfig) -> Results:
+    """The students with 4 steps of the first recipe, which Figure 6c shows."""
+    code = cells_of(RECIPES[0], config)
+    found = [one for one in results.cells if one.cell in code and one.cell.design.student.num_steps == 4]
+    return Results(results.teacher, found)
+
+
+@contextmanager
+def _stopwatch(path: Path) -> Iterator[None]:
+    """Add the time inside to that of the runs before it, however it ends; a look at a finished study adds little."""
+    before = read_json(path)["seconds"] if path.exists() else 0.0
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        write_json(path, {"seconds": before + time.monotonic() - started})
 
 
 def _students(cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -190,11 +227,3 @@ def _students(cells: Sequence[Cell]) -> tuple[str, ...]:
 def _ends(cells: Sequence[Cell]) -> list[Cell]:
     """Step distillation and ARD with the whole history, without the masks between."""
     return [cell for cell in cells if cell.design.student.mask in {HistoryMask.DIAGONAL, HistoryMask.CAUSAL}]
-
-
-def _total_seconds(out: Path, seconds: float) -> float:
-    """The wall time of this run and of those before it that were stopped or had nothing left to train."""
-    path = out / "seconds.json"
-    before = read_json(path)["seconds"] if path.exists() else 0.0
-    write_json(path, {"seconds": before + seconds})
-    return float(before + seconds)

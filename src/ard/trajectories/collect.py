@@ -3,8 +3,6 @@
 import functools
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +15,7 @@ from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import remove_leftovers
 from ard.models.student import StateKind
+from ard.processes import die_with_parent
 from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
@@ -135,7 +134,7 @@ def _share_out(
 ) -> None:
     """Let `workers` processes make `shards`; the first error ends the work."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _die_with_parent, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, die_with_parent, (os.getpid(),)) as pool:
         jobs = [pool.submit(_make_shard, folder, manifest, shard, device) for shard in shards]
         try:
             for job in as_completed(jobs):
@@ -144,17 +143,6 @@ def _share_out(
             raise InputError("a worker process was killed; run the same command again to go on") from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _die_with_parent(parent: int) -> None:
-    """End this worker soon after its parent was killed: a pool's workers would otherwise wait for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 _load_once = functools.lru_cache(maxsize=1)(load_teacher)

@@ -22,14 +22,32 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def _trace_of_root(first: Moments, second: Moments) -> Float[Tensor, ""]:
-    """Tr sqrt(C1 C2). The eigenvalues are real and not negative, up to rounding.
+    """Tr sqrt(C1 C2). With C1 = F Fᵀ, the symmetric Fᵀ C2 F has the eigenvalues of C1 C2 and is quicker to solve.
 
     The covariance of n samples has rank n - 1 at most. The eigenvalues beyond that are zero but for rounding, whose
-    root would count: with 500 samples of 2,048 features, it moves the distance in its eighth digit.
+    root would count: with 500 samples of 2,048 features, it moves the distance in its eighth digit. Of two sets, the
+    larger is split, and where the number of samples is unknown, it is taken for large.
     """
-    eigenvalues = torch.linalg.eigvals(first.covariance.double() @ second.covariance.double()).real
-    rank = min([len(eigenvalues), *(moments.count - 1 for moments in (first, second) if moments.count)])
+    counts = [moments.count for moments in (first, second) if moments.count]
+    larger, smaller = sorted((first, second), key=lambda moments: moments.count or torch.inf, reverse=True)
+    order = larger.covariance.diagonal().argsort(descending=True)
+    factor = _factor(larger.covariance.double()[order][:, order])
+    eigenvalues = torch.linalg.eigvalsh(factor.T @ smaller.covariance.double()[order][:, order] @ factor)
+    rank = min([len(eigenvalues), *(count - 1 for count in counts)])
     return eigenvalues.topk(rank).values.clamp(min=0).sqrt().sum()
+
+
+def _factor(covariance: Float[Tensor, "feature feature"]) -> Float[Tensor, "feature feature"]:
+    """F with F Fᵀ = C: Cholesky's, or where C is singular to rounding, the eigenvectors times their roots.
+
+    The large directions come first. A solver then keeps the digits of the small eigenvalues of Fᵀ C2 F, of which the
+    root is taken; with the small ones first, a distance can lose half of its digits.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return factor
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    return (vectors * eigenvalues.clamp(min=0).sqrt()).flip(1)
 
 
 def _require_comparable(first: Moments, second: Moments) -> None:
