@@ -22,10 +22,10 @@ from ard.files import read_json, write_atomically, write_json
 from ard.models.student import Prediction
 from ard.pictures import labelled_sheet, png_bytes, to_pixels
 from ard.presets import NUM_TEACHER_STEPS
-from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, evaluate_students, references_in
+from ard.references import MIN_SAMPLES, evaluate_students, references_in
 from ard.report import Report, write_report
 from ard.seeds import require_seed
-from ard.stages import Stage, run_missing
+from ard.stages import Stage, digits_stages, run_missing
 from ard.table import describe, format_rows, merge_seeds
 from ard.timegrid import uniform_indices
 from ard.training.loop import read_log
@@ -78,20 +78,13 @@ def students_of(config: DemoConfig) -> list[Stage]:
 
 def plan(config: DemoConfig) -> list[tuple[str, list[Stage]]]:
     """The stages in order; those of one group do not depend on one another."""
-    teach = ("teach", "--data", "digits", "--iterations", str(config.teacher_iterations), "--seed", str(config.seed))
-    collect = ("collect", "--teacher", "OUT/teacher", "--workers", "1", "--num")
-    everything = ("--keep", "all", "--states", "x_t", "x_0_hat")
-    num = str(config.num_evaluation)
-    batches = [
-        Stage("trajectories-train", (*collect, str(config.num), "--seed", "0", *everything)),
-        Stage("trajectories-evaluation", (*collect, num, "--seed", str(EVALUATION_SEED), *everything)),
-        Stage("trajectories-reference", (*collect, num, "--seed", str(REFERENCE_SEED), "--num-steps", "1")),
-    ]
-    return [
-        ("teacher", [Stage("teacher", teach)]),
-        ("trajectories", batches),
-        ("students", students_of(config)),
-    ]
+    data = digits_stages(
+        teacher_iterations=config.teacher_iterations,
+        num=config.num,
+        num_evaluation=config.num_evaluation,
+        seed=config.seed,
+    )
+    return [*data, ("students", students_of(config))]
 
 
 def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) -> None:

@@ -15,6 +15,7 @@ from ard.devices import DeviceName
 from ard.errors import InputError
 from ard.files import read_json, write_json
 from ard.progress import progress_bar
+from ard.references import EVALUATION_SEED, REFERENCE_SEED
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,19 @@ def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: 
                 yield job.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def digits_stages(
+    *, teacher_iterations: int, num: int, num_evaluation: int, seed: int
+) -> list[tuple[str, list[Stage]]]:
+    """The embedded digits' teacher and its trajectories for training and evaluation, which serve every student."""
+    teach = ("teach", "--data", "digits", "--iterations", str(teacher_iterations), "--seed", str(seed))
+    collect = ("collect", "--teacher", "OUT/teacher", "--workers", "1", "--num")
+    everything = ("--keep", "all", "--states", "x_t", "x_0_hat")
+    batch = (*collect, str(num_evaluation), "--seed")
+    batches = [
+        Stage("trajectories-train", (*collect, str(num), "--seed", "0", *everything)),
+        Stage("trajectories-evaluation", (*batch, str(EVALUATION_SEED), *everything)),
+        Stage("trajectories-reference", (*batch, str(REFERENCE_SEED), "--num-steps", "1")),
+    ]
+    return [("teacher", [Stage("teacher", teach)]), ("trajectories", batches)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ard.cli.compared import resolve_compared
 from ard.cli.options import parse_seeds, print_plan
 from ard.config import to_plain
 from ard.devices import DeviceName, resolve_device
@@ -29,8 +30,7 @@ from ard.evaluation.protocol import (
 )
 from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.files import write_json
-from ard.references import MIN_SAMPLES, evaluate_students, references_in
-from ard.students import load_card
+from ard.references import evaluate_students
 from ard.table import format_rows
 
 FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.
@@ -136,15 +136,19 @@ class Evaluate:
         return self.batch_size if self.batch_size is not None else (256 if self.student else 64)
 
     def _evaluate_students(self) -> None:
-        num = 1500 if self.num is None else self.num
-        require_at_least(MIN_SAMPLES, {"num": num})
-        device = resolve_device(self.device)
-        cards = [load_card(folder) for folder in self.student]
-        teacher = self.teacher or cards[0].teacher.folder(self.student[0])
-        references = references_in(self.references or teacher / "evaluation", num=num)
+        compared = resolve_compared(
+            self.student,
+            teacher=self.teacher,
+            references=self.references,
+            num=1500 if self.num is None else self.num,
+            batch_size=self._batch_size(),
+            device=self.device,
+        )
         if self.dry_run:
-            return print_plan({"students": cards, "teacher": teacher, "references": references, "device": str(device)})
-        result = evaluate_students(self.student, teacher, references, device=device, batch_size=self._batch_size())
+            return print_plan(compared.plan())
+        result = evaluate_students(
+            self.student, compared.teacher, compared.references, device=compared.device, batch_size=self._batch_size()
+        )
         print(format_rows(result.rows))
         self._write({"rows": [row.plain() for row in result.rows]})
 

@@ -16,7 +16,7 @@ from ard.reproduce.tiny import TinyConfig, plan, run_tiny
 class Scale(StrEnum):
     """How large the study is."""
 
-    TINY = "tiny"  # On scikit-learn's digits, in under an hour on two cores.
+    TINY = "tiny"  # On scikit-learn's digits, 95 minutes of processor time.
     IMAGENET256 = "imagenet256"  # The paper's own run.
 
 

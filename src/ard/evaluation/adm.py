@@ -131,7 +131,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipExtFi
     except KeyError:
         found = ", ".join(sorted(archive.namelist())) or "nothing"
         raise InputError(f"{path} has no {name}; it has {found}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted.
         raise InputError(f"{path} is damaged ({error}); make or copy it again") from None
 
 

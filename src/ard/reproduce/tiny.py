@@ -18,10 +18,10 @@ from ard.grids import Cell, Grid
 from ard.history import HistoryMask
 from ard.models.transformer import SIZES
 from ard.processes import only_worker
-from ard.references import EVALUATION_SEED, MIN_SAMPLES, REFERENCE_SEED, references_in
+from ard.references import MIN_SAMPLES, references_in
 from ard.reproduce.recipes import RECIPES, Recipe
 from ard.reproduce.report import report
-from ard.stages import Stage, run_missing
+from ard.stages import Stage, digits_stages, run_missing
 from ard.sweep import Place, Results, evaluate_cells, sweep_figure, write_results
 from ard.teacher import load_teacher_card
 
@@ -32,7 +32,7 @@ CHECKPOINTS = 6  # Of each student with 4 steps, for the convergence curves.
 
 @dataclass(frozen=True, kw_only=True)
 class TinyConfig:
-    """The size of the tiny study. The defaults take 40 to 50 minutes on two idle cores."""
+    """The size of the tiny study. The defaults take 95 minutes of processor time."""
 
     num_seeds: int = 3
     """tiny: training seeds per student."""
@@ -93,20 +93,9 @@ def all_cells(config: TinyConfig) -> list[Cell]:
 
 def data_stages(config: TinyConfig) -> list[tuple[str, list[Stage]]]:
     """The teacher and its trajectories."""
-    collect = ("collect", "--teacher", "OUT/teacher", "--workers", "1", "--num")
-    everything = ("--keep", "all", "--states", "x_t", "x_0_hat")
-    num = str(config.num_evaluation)
-    return [
-        ("teacher", [Stage("teacher", ("teach", "--data", "digits", "--iterations", str(config.teacher_iterations)))]),
-        (
-            "trajectories",
-            [
-                Stage("trajectories-train", (*collect, str(config.num), "--seed", "0", *everything)),
-                Stage("trajectories-evaluation", (*collect, num, "--seed", str(EVALUATION_SEED), *everything)),
-                Stage("trajectories-reference", (*collect, num, "--seed", str(REFERENCE_SEED), "--num-steps", "1")),
-            ],
-        ),
-    ]
+    return digits_stages(
+        teacher_iterations=config.teacher_iterations, num=config.num, num_evaluation=config.num_evaluation, seed=0
+    )
 
 
 def latency_stage(config: TinyConfig) -> Stage:

@@ -15,7 +15,7 @@ from ard.analysis.convergence import (
     kept_checkpoints,
 )
 from ard.analysis.rows import write_csv
-from ard.cli.analyze.compared import Compared, resolve_compared
+from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
 from ard.figures import require_matplotlib

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ard.analysis.errors import (
     ErrorCurve,
     arms_of,
@@ -15,14 +13,13 @@ from ard.analysis.errors import (
     paired_figure,
 )
 from ard.analysis.rows import write_csv
+from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
-from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError, require_at_least
+from ard.devices import DeviceName
 from ard.figures import require_matplotlib
 from ard.files import write_atomically, write_json
 from ard.progress import progress_bar
-from ard.references import MIN_SAMPLES, References, prepare_comparison, references_in
-from ard.students import load_card
+from ard.references import prepare_comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +56,18 @@ class Errors:
 
     def run(self) -> None:
         """Measure, print the table, write the rows and pictures."""
-        require_at_least(1, {"batch_size": self.batch_size})
-        require_at_least(MIN_SAMPLES, {"num": self.num})
-        if not self.student:
-            raise InputError("--student is empty; name at least one student's folder")
-        device = resolve_device(self.device)
-        cards = [load_card(folder) for folder in self.student]
-        teacher = self.teacher or cards[0].teacher.folder(self.student[0])
-        references = references_in(self.references or teacher / "evaluation", num=self.num)
+        compared = resolve_compared(
+            self.student,
+            teacher=self.teacher,
+            references=self.references,
+            num=self.num,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
         if self.dry_run:
-            return print_plan({"students": cards, "teacher": teacher, "references": references, "device": str(device)})
+            return print_plan(compared.plan())
         require_matplotlib()
-        curves = self._curves(teacher, references, device)
+        curves = self._curves(compared)
         arms, rows = arms_of(curves), error_rows(curves)
         print(errors_table(arms))
         write_csv(self.out / "errors.csv", rows)
@@ -79,14 +76,14 @@ class Errors:
         write_atomically(self.out / "errors-paired.svg", paired_figure(arms).encode())
         print(f"written to {self.out}: errors.csv, errors.svg, errors-paired.svg")
 
-    def _curves(self, teacher: Path, references: References, device: torch.device) -> list[ErrorCurve]:
-        compared = prepare_comparison(self.student, teacher, references, device=device)
+    def _curves(self, compared: Compared) -> list[ErrorCurve]:
+        comparison = prepare_comparison(self.student, compared.teacher, compared.references, device=compared.device)
         curves = []
-        with progress_bar(sum(card.student.num_steps for _, card in compared.students), "errors", unit="run") as bar:
-            for folder, (student, card) in zip(self.student, compared.students, strict=True):
-                batch, size = compared.evaluation_batch(card), self.batch_size
+        with progress_bar(sum(card.student.num_steps for _, card in comparison.students), "errors", unit="run") as bar:
+            for folder, (student, card) in zip(self.student, comparison.students, strict=True):
+                batch, size = comparison.evaluation_batch(card), self.batch_size
                 one = error_curve(
-                    str(folder), compared.judge, student, card, batch, batch_size=size, progress=bar.update
+                    str(folder), comparison.judge, student, card, batch, batch_size=size, progress=bar.update
                 )
                 curves.append(one)
         return curves

@@ -9,7 +9,7 @@ import torch
 from ard.analysis.latency import Latency, machine_facts, measure_latencies
 from ard.analysis.pareto import Model, Point, evaluated_models, pareto_figure, pareto_rows, pareto_table
 from ard.analysis.rows import write_csv
-from ard.cli.analyze.compared import Compared, resolve_compared
+from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
 from ard.errors import require_at_least

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ard.errors import InputError
-from ard.evaluation.features.huggingface import load_pretrained, weights_sha256
+from ard.evaluation.features.huggingface import load_pretrained, pretrained_facts
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -46,13 +46,7 @@ def load_clip(folder: Path, device: torch.device) -> FeatureNetwork:
         # google-research/cmmd divides by the length before it compares.
         return {Feature.CLIP: (embedding / embedding.norm(dim=1, keepdim=True)).cpu()}
 
-    facts = {
-        "weights": str(folder),
-        "sha256": weights_sha256(folder),
-        "network": f"{model.config.num_hidden_layers} layers of width {model.config.hidden_size}",
-        "resize": "336, bicubic with antialiasing, not rounded",
-        "dtype": "float32, no TF32",
-    }
+    facts = pretrained_facts(model, folder, resize="336, bicubic with antialiasing, not rounded")
     published = model.config.hidden_size == PUBLISHED_WIDTH
     notes = () if published else (f"CMMD is published on ViT-L/14; {folder} is {facts['network']}",)
     return FeatureNetwork(name="clip", features=(Feature.CLIP,), extract=extract, facts=facts, notes=notes)

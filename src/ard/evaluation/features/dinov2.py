@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ard.errors import InputError
-from ard.evaluation.features.huggingface import load_pretrained, weights_sha256
+from ard.evaluation.features.huggingface import load_pretrained, pretrained_facts
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -44,13 +44,9 @@ def load_dinov2(folder: Path, device: torch.device) -> FeatureNetwork:
             output = model(pixel_values=normalise(images, IMAGENET_MEAN, IMAGENET_STD))
         return {Feature.DINOV2: output.last_hidden_state[:, 0].cpu()}  # The class token after the last norm.
 
-    facts = {
-        "weights": str(folder),
-        "sha256": weights_sha256(folder),
-        "network": f"{model.config.num_hidden_layers} layers of width {model.config.hidden_size}",
-        "resize": "224, bicubic with antialiasing, not rounded, as EDM2 (dgm-eval rounds to 8 bits)",
-        "dtype": "float32, no TF32",
-    }
+    facts = pretrained_facts(
+        model, folder, resize="224, bicubic with antialiasing, not rounded, as EDM2 (dgm-eval rounds to 8 bits)"
+    )
     published = model.config.hidden_size == PUBLISHED_WIDTH
     notes = () if published else (f"FD-DINOv2 is published on ViT-L/14; {folder} is {facts['network']}",)
     return FeatureNetwork(name="dinov2", features=(Feature.DINOV2,), extract=extract, facts=facts, notes=notes)

@@ -39,9 +39,15 @@ def load_pretrained(
     return model.float().eval().requires_grad_(False).to(device)
 
 
-def weights_sha256(folder: Path) -> str:
-    """The SHA-256 over the folder's safetensors files, in the order of their names."""
-    return sha256_of(*sorted(folder.glob("*.safetensors")))
+def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]:
+    """What a result says of a network that `load_pretrained` gave, and of how its inputs are resized."""
+    return {
+        "weights": str(folder),
+        "sha256": sha256_of(*sorted(folder.glob("*.safetensors"))),
+        "network": f"{model.config.num_hidden_layers} layers of width {model.config.hidden_size}",
+        "resize": resize,
+        "dtype": "float32, no TF32",
+    }
 
 
 def _check(folder: Path, kinds: tuple[str, ...], option: str) -> None:
