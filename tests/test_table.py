@@ -81,23 +81,25 @@ def test_rows_that_differ_in_anything_else_stay_apart() -> None:
 def test_a_model_is_described_in_words() -> None:
     assert describe(make_row()) == "ard · 4 steps · x_t · solver_step · causal N=6 gated"
     assert describe(make_row(model="kd", num_steps=1)) == "kd · 1 step · x_t · solver_step"
+    assert describe(make_row(loss="then R + D")).endswith("causal N=6 gated · then R + D")
     teacher = {"state": None, "prediction": None, "mask": None, "history_blocks": None, "history": None, "seed": None}
     assert describe(make_row(model="teacher", num_steps=24, **teacher)) == "teacher · 24 steps"
 
 
 def test_the_table_has_one_line_per_model_under_one_header() -> None:
     rows = [make_row(model="teacher", nfe=48, scores={"fd_floor": 0.5}), *seeds(1.0, 3.0)]
-    header, rule, teacher, student, note = format_rows(rows).splitlines()
+    header, rule, teacher, student, note, real = format_rows(rows, real_floor=7.64).splitlines()
     assert header.split()[:4] == ["model", "NFE", "FD", "teacher"]
     assert set(rule) == {"-", " "}
     assert "48" in teacher.split()
     assert "2.00 ±1.00" in student
     assert "0.50" in note
     assert "not FID" in note
+    assert real.endswith("7.6")
 
 
 def test_columns_are_aligned() -> None:
-    lines = format_rows([make_row(model="teacher", num_steps=100), *seeds(1.0, 3.0)]).splitlines()[:-1]
+    lines = format_rows([make_row(model="teacher", num_steps=100), *seeds(1.0, 3.0)], real_floor=0.0).splitlines()[:-2]
     starts = {line.index(text) for line, text in zip(lines[2:], ("1.00 ", "2.00 ±1.00"), strict=True)}
     assert starts == {lines[0].index("FD teacher")}
 

@@ -106,8 +106,9 @@ def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) ->
         print(f"[{len(groups) + 1}/{len(groups) + 1}] evaluation", flush=True)
         _evaluate(out, config, groups, device=resolve_device(device))
         write_json(out / "demo.json", note)
-    rows = [Row.from_plain(row) for row in read_json(out / "results.json")["rows"]]
-    print(format_rows(rows))
+    results = read_json(out / "results.json")
+    rows = [Row.from_plain(row) for row in results["rows"]]
+    print(format_rows(rows, real_floor=results["fd_real_floor"]))
     print("\n".join(findings(rows)))
     print(
         f"report: {out / 'report.html'}\nnumbers: {out / 'results.json'}\nwall time: {time.monotonic() - started:.0f} s"
@@ -147,13 +148,14 @@ def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]
     folders = tuple(out / stage.folder for stage in students_of(config))
     references = references_in(out, num=config.num_evaluation)
     result = evaluate_students(folders, out / "teacher", references, device=device, batch_size=256)
-    write_json(out / "results.json", {"rows": [row.plain() for row in result.rows]})
+    write_json(out / "results.json", {"fd_real_floor": result.real_floor, "rows": [row.plain() for row in result.rows]})
     stages = [stage for _, group in groups for stage in group]
     report = Report(
         title=f"ard demo: {config.num_steps} steps on scikit-learn's digits",
         findings=findings(result.rows),
         rows=result.rows,
         images=result.images,
+        real_floor=result.real_floor,
         logs={folder.name: read_log(folder) for folder in folders[: len(ARMS)]},
         commands=[shlex.join(["ard", *stage.command(out)]) for stage in stages],
         facts={

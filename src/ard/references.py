@@ -158,6 +158,8 @@ class Evaluation:
 
     rows: list[Row]
     images: list[Latents]
+    real_floor: float
+    """The noise floor of the distance to the real images."""
 
 
 def evaluate_students(
@@ -169,7 +171,8 @@ def evaluate_students(
     for student, card in comparison.students:
         batch = comparison.evaluation_batch(card)
         results.append(student_row(comparison.judge, student, card, batch, batch_size=batch_size))
-    return Evaluation([row for row, _ in results], [images[:SHOWN] for _, images in results])
+    images = [images[:SHOWN] for _, images in results]
+    return Evaluation([row for row, _ in results], images, comparison.judge.real_floor)
 
 
 def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: int) -> Iterator[tuple[Row, Latents]]:

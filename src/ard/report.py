@@ -43,6 +43,8 @@ class Report:
     rows: Sequence[Row]
     images: Sequence[Latents]
     """For each row, its images from the same noises."""
+    real_floor: float
+    """The noise floor of the distance to the real images."""
     logs: dict[str, list[dict[str, Any]]]
     """The training logs to show, by name."""
     commands: Sequence[str]
@@ -57,7 +59,7 @@ def write_report(path: Path, report: Report) -> None:
         *(f"<p>{html.escape(sentence)}</p>" for sentence in report.findings),
         "<h2>Numbers</h2>",
         _table(report.rows),
-        _legend(report.rows),
+        _legend(report),
         "<h2>Same noise, every model</h2><p>A column is one noise, a row one model (its first training seed).</p>",
         _strip(report.rows, report.images),
         "<h2>Error per step</h2>",
@@ -87,13 +89,14 @@ def _table(rows: Sequence[Row]) -> str:
     return f"<div class='scroll'><table><tr>{header}</tr>{''.join(lines)}</table></div>"
 
 
-def _legend(rows: Sequence[Row]) -> str:
+def _legend(report: Report) -> str:
     return (
-        f"<p>The noise floor of <b>FD teacher</b> is <b>{rows[0].scores.fd_floor:.2f}</b>: two independent batches of "
-        "the teacher's samples. FD is the Fréchet distance on the features of a small classifier; it is not FID. NFE: "
-        "network evaluations per image, guidance counts twice. Paired MSE: to the teacher's sample from the same "
-        "noise. Precision and recall: against the real images, k = 3. Behind ±: half the range over training seeds."
-        "</p>"
+        f"<p>The noise floor of <b>FD teacher</b> is <b>{report.rows[0].scores.fd_floor:.2f}</b>: two independent "
+        f"batches of the teacher's samples; that of <b>FD real</b> is <b>{report.real_floor:.1f}</b>: half of the real "
+        "images against the other half. FD is the Fréchet distance on the features of a small classifier; it is not "
+        "FID. NFE: network evaluations per image, guidance counts twice. Paired MSE: to the teacher's sample from the "
+        "same noise. Precision and recall: against the real images, k = 3. Behind ±: half the range over training "
+        "seeds.</p>"
     )
 
 

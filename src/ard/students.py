@@ -55,8 +55,8 @@ class StudentCard:
 
     @property
     def loss(self) -> str:
-        """R, or R + D where a discriminator took part, as in the paper's Table 1."""
-        return "R + D" if self.adversarial else "R"
+        """R, or R + D where a discriminator took part (the paper's Table 1); "then" it, after another student's."""
+        return ("then " if self.start else "") + ("R + D" if self.adversarial else "R")
 
     @property
     def model(self) -> str:

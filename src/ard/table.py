@@ -27,14 +27,14 @@ def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def describe(row: Row) -> str:
-    """The row's model in words, such as `ard · 2 steps · x_t · solver_step · causal N=6 gated · R + D`."""
+    """The row's model in words, such as `ard · 2 steps · x_t · solver_step · causal N=6 gated · then R + D`."""
     parts = [row.model, f"{row.num_steps} step" + ("s" if row.num_steps != 1 else "")]
     if row.state and row.prediction:
         parts += [row.state, row.prediction]
     if row.model == "ard":
         parts.append(f"{row.mask} N={row.history_blocks} {row.history}")
-    if row.loss == "R + D":
-        parts.append(row.loss)
+    if row.loss not in {None, "R"}:
+        parts.append(str(row.loss))
     return " · ".join(parts)
 
 
@@ -46,12 +46,13 @@ def cell(rows: Sequence[Row], column: Column) -> str:
     return f"{fmean(values):{style}}" + (f" ±{spread:{style}}" if len(values) > 1 else "")
 
 
-def format_rows(rows: Sequence[Row]) -> str:
-    """The table as text, with the noise floor of the first distance below it."""
+def format_rows(rows: Sequence[Row], *, real_floor: float) -> str:
+    """The table as text, with the noise floors of both distances below it."""
     groups = merge_seeds(rows)
     header = ["model", "NFE", *(name for name, _, _ in COLUMNS)]
     body = [[describe(group[0]), str(group[0].nfe), *(cell(group, column) for column in COLUMNS)] for group in groups]
-    return f"{as_text(header, body)}\n{floor_note(rows[0].scores.fd_floor)}"
+    notes = [floor_note(rows[0].scores.fd_floor), real_floor_note(real_floor)]
+    return "\n".join([as_text(header, body), *notes])
 
 
 def floor_note(floor: float) -> str:
@@ -60,6 +61,11 @@ def floor_note(floor: float) -> str:
         f"noise floor of FD teacher (teacher against teacher): {floor:.2f}; "
         "FD: Fréchet distance on classifier features, not FID"
     )
+
+
+def real_floor_note(real_floor: float) -> str:
+    """The sentence that belongs below a table with a distance to the real images."""
+    return f"noise floor of FD real (half of the real images against the other half): {real_floor:.1f}"
 
 
 def as_text(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:

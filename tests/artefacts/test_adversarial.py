@@ -270,7 +270,7 @@ class TestCommand:
             line["step"] > 3 for line in log_of(tmp_path)
         ]
         card, start = load_card(tmp_path), load_card(toys / "student")
-        assert (card.loss, start.loss, start.start) == ("R + D", "R", None)
+        assert (card.loss, start.loss, start.start) == ("then R + D", "R", None)
         assert card.start is not None
         assert (card.start.iterations, card.start.recipe, card.iterations) == (6, start.recipe, 10)
         assert card.student == start.student

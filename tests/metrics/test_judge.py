@@ -51,3 +51,13 @@ def test_distances_compare_whole_sets() -> None:
     assert scores.fd_real == frechet_distance(moments, moments_of(real))
     assert scores.fd_teacher == scores.fd_floor == frechet_distance(moments, moments_of(reference))
     assert 0 < scores.fd_teacher != scores.fd_real
+
+
+def test_the_floor_of_the_distance_to_real_images_is_that_of_their_halves() -> None:
+    judge, real, _, _ = judge_of(400, 40)
+    halves = [
+        frechet_distance(moments_of(real[order[:200]]), moments_of(real[order[200:]]))
+        for order in (torch.randperm(400, generator=torch.Generator().manual_seed(seed)) for seed in range(100, 120))
+    ]
+    assert min(halves) < judge.real_floor < max(halves)
+    assert judge.real_floor < judge_of(100, 40).judge.real_floor, "fewer images, more noise"

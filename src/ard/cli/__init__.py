@@ -131,7 +131,7 @@ def parse(verb: str, arguments: list[str]) -> Any:
 def _with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the defaults that `--preset` names, before the other options are read."""
     from ard.cli.distill import design_of
-    from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, further
+    from ard.presets import DISCRIMINATORS, DISTILL_PRESETS
 
     start, chosen = _given("resume-from", arguments), _given("preset", arguments)
     design = design_of(start) if start and not chosen else None  # The starting student's, when nothing says otherwise.
@@ -141,7 +141,7 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
     preset = DISTILL_PRESETS[name]
     parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
     if design:
-        parts |= {"student": design.student, "train": further(preset.train)}
+        parts |= {"student": design.student, "train": design.train}
     parts["discriminator"] = discriminator = _given("discriminator", arguments) or preset.discriminator
     if discriminator not in DISCRIMINATORS:
         raise InputError(f"unknown discriminator {discriminator!r}; allowed: {', '.join(DISCRIMINATORS)}")

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ard.cli.options import print_plan, to_plain_dict
-from ard.config import differences, fingerprint_of, flatten, to_plain
+from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE
+from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
 from ard.teacher import Teacher, load_teacher, reference_to
 from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
@@ -201,19 +201,22 @@ class Distill:
 
 
 class Design(NamedTuple):
-    """What a student that is trained further brings along."""
+    """What a student that is trained further brings along, and how it is trained further."""
 
     preset: str
     student: StudentConfig
+    train: TrainConfig
 
 
 def design_of(folder: str) -> Design | None:
     """The design of the student in `folder`; None when there is none, which running the command will tell."""
     try:
-        student, preset = load_card(Path(folder)).student, read_json(Path(folder) / "run.json").get("preset")
+        student, run = load_card(Path(folder)).student, read_json(Path(folder) / "run.json")
+        train = from_plain(TrainConfig, run.get("train"), where=f"{folder}/run.json")
     except (InputError, OSError):
         return None
-    return Design(preset if preset in DISTILL_PRESETS else "ard", student)
+    preset = run.get("preset")
+    return Design(preset if preset in DISTILL_PRESETS else "ard", student, further(train))
 
 
 def _grid(manifest: Manifest, num_steps: int) -> tuple[int, ...]:

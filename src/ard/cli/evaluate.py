@@ -149,8 +149,8 @@ class Evaluate:
         result = evaluate_students(
             self.student, compared.teacher, compared.references, device=compared.device, batch_size=self._batch_size()
         )
-        print(format_rows(result.rows))
-        self._write({"rows": [row.plain() for row in result.rows]})
+        print(format_rows(result.rows, real_floor=result.real_floor))
+        self._write({"fd_real_floor": result.real_floor, "rows": [row.plain() for row in result.rows]})
 
     def _measure_samples(self) -> None:
         device = resolve_device(self.device)

@@ -50,7 +50,7 @@ class Row:
     history_blocks: int | None = None
     history: str | None = None
     loss: str | None = None
-    """R, or R + D where a discriminator took part."""
+    """R, or R + D where a discriminator took part; "then R" or "then R + D" when another student was the start."""
     nfe: int
     """Network evaluations per image; guidance counts twice."""
     seed: int | None = None
@@ -92,6 +92,8 @@ class Judge:
     labels: Labels
     reference: Moments
     floor: float
+    real_floor: float
+    """The Fréchet distance of one half of the real images to the other, mean over halvings."""
 
     def scores(self, images: Latents) -> Scores:
         """The scores of images that were made from the evaluation noises."""
@@ -121,16 +123,26 @@ def make_judge(
     """A judge from the real images, the teacher's evaluation trajectories and its independent samples."""
     paired = evaluation.states[:, -1].float()
     reference_moments = moments_of(classifier.features(reference)[0])
+    real_features = classifier.features(real)[0]
     floor = frechet_distance(moments_of(classifier.features(paired)[0]), reference_moments)
     return Judge(
         classifier=classifier,
-        real=classifier.features(real)[0],
+        real=real_features,
         noise=evaluation.states[:, 0].float(),
         paired=paired,
         labels=evaluation.labels,
         reference=reference_moments,
         floor=floor,
+        real_floor=_distance_of_halves(real_features),
     )
+
+
+def _distance_of_halves(features: OtherFeatures, *, halvings: int = 8) -> float:
+    """What a perfect generator with as many samples as half of the real images would have, in the mean."""
+    generator, half = torch.Generator().manual_seed(0), len(features) // 2
+    orders = [torch.randperm(len(features), generator=generator) for _ in range(halvings)]
+    halves = [(moments_of(features[order[:half]]), moments_of(features[order[half:]])) for order in orders]
+    return sum(frechet_distance(*pair) for pair in halves) / halvings
 
 
 def teacher_row(judge: Judge, ode: Ode, *, iterations: int, seconds: float) -> Row:
