@@ -25,6 +25,7 @@ from ard.training.adversarial import (
     Adversary,
     Penalty,
     RealSource,
+    Samples,
     adversarial_loss,
     real_samples,
 )
@@ -160,6 +161,21 @@ class TestSeparation:
         last = student.network.final_layer.linear.weight
         norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (regression, term)]
         assert float(norms[1] / norms[0]) == pytest.approx(3, rel=2e-2), "up to the 1e-4 in its denominator"
+
+    def test_the_terms_value_and_gradients_are_those_of_the_generators_loss(self, toys: Path) -> None:
+        student, adversary, reader = make(toys, WITHOUT_WARM_UP)
+        passes = student_pass(student, reader, TrainConfig(batch_size=4), DistillConfig())(0)
+        term = adversary.term(0, passes, (passes.x_hat - passes.targets).square().mean())
+        weight = adversary.report(1)["adversarial_weight"]
+        fake = Samples(passes.x_hat[:, -1], passes.label)
+        judged = adversary._judge(0, adversary.real_at(0, 4), fake)[1]
+        wanted = weight * -adversary.discriminator(*judged).mean()
+        assert float(term) == pytest.approx(float(wanted), rel=1e-5)
+        own, by_hand = (
+            torch.autograd.grad(one, student.step_embedding, retain_graph=True)[0] for one in (term, wanted)
+        )
+        torch.testing.assert_close(own, by_hand, rtol=1e-4, atol=1e-8)
+        assert own.norm() > 0
 
     @pytest.mark.parametrize("history", AdversarialHistory)
     def test_the_judged_image_reads_the_teachers_states_or_the_students_own(

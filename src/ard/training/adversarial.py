@@ -143,19 +143,22 @@ class Adversary:
         """What update `step` adds to the regression: weight times the generator's loss; 0 during the warm-up."""
         config, warm = self.config, step >= self.config.adversarial_warmup
         with torch.set_grad_enabled(warm), autocast(self.device):
-            fake = Samples(self._prediction(passed), passed.label)
-            real = self.real_at(step, len(fake.x))
-            judged_real, judged_fake = self._judge(step, real, fake)
+            x_hat = self._prediction(passed)
+            image = x_hat.detach().requires_grad_(warm)
+            judged_real, judged_fake = self._judge(step, self.real_at(step, len(image)), Samples(image, passed.label))
             self.discriminator.requires_grad_(False).eval()  # The student's step leaves the heads as they are.
             logits = self.discriminator(*judged_real), self.discriminator(*judged_fake)
             generator = generator_loss(*logits, form=config.adversarial_form)
-        weight = torch.zeros_like(generator)
-        if warm:
-            ratio = adversarial_weight(regression, generator, _last_layer(self.student), cap=config.adversarial_cap)
-            weight = config.adversarial_weight * ratio
         self._judged = judged_real, _detached(judged_fake)
+        term, weight = torch.zeros_like(generator), torch.zeros_like(generator)
+        if warm:
+            # One pass backwards through heads and teacher serves both the weight and the student's gradient.
+            pull = (x_hat * torch.autograd.grad(generator, image)[0]).sum()
+            ratio = adversarial_weight(regression, pull, _last_layer(self.student), cap=config.adversarial_cap)
+            weight = config.adversarial_weight * ratio
+            term = weight * (generator.detach() + pull - pull.detach())
         self._note(regression_loss=regression, generator_loss=generator, adversarial_weight=weight)
-        return weight * generator
+        return term
 
     def after_update(self, step: int) -> None:
         """The discriminator's update, on the samples that the student's term was computed on."""
