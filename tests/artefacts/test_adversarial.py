@@ -170,7 +170,7 @@ class TestSeparation:
         fake = Samples(passes.x_hat[:, -1], passes.label)
         judged = adversary._judge(0, adversary.real_at(0, 4), fake)[1]
         wanted = weight * -adversary.discriminator(*judged).mean()
-        assert float(term) == pytest.approx(float(wanted), rel=1e-5)
+        torch.testing.assert_close(term, wanted, rtol=1e-5, atol=1e-8)
         own, by_hand = (
             torch.autograd.grad(one, student.step_embedding, retain_graph=True)[0] for one in (term, wanted)
         )
