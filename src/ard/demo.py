@@ -5,8 +5,9 @@ import platform
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,6 +48,10 @@ class DemoConfig:
     """Updates of the teacher."""
     student_iterations: int = 0
     """Updates of every student; 0: as many as its preset says, equal for both arms of a pair."""
+    adversarial: bool = False
+    """Train the pair on x_t further, with R and with R + D: as many updates on the same trajectories."""
+    further_iterations: int = 600
+    """--adversarial: further updates."""
     seed: int = 0
     """Seed of the teacher and first seed of the students."""
 
@@ -55,18 +60,20 @@ class DemoConfig:
         require_at_least(1, {"num_steps": self.num_steps, "num_seeds": self.num_seeds, "num": self.num})
         require_at_least(1, {"teacher_iterations": self.teacher_iterations})
         require_at_least(MIN_SAMPLES, {"num_evaluation": self.num_evaluation})
+        require_at_least(1, {"further_iterations": self.further_iterations})
         require_at_least(0, {"seed": self.seed, "student_iterations": self.student_iterations})
         require_seed(f"the last of {self.num_seeds} seeds from {self.seed} on", self.seed + self.num_seeds - 1)
         uniform_indices(NUM_TEACHER_STEPS, self.num_steps)
 
 
 ARMS = ("kd", "step", "ard", "step-x0", "ard-x0")
+FURTHER_ARMS = ("step", "ard")
 
 
 def students_of(config: DemoConfig) -> list[Stage]:
     """A student per arm and seed; both arms of a pair have equal trajectories and updates."""
     stages = []
-    for seed in range(config.seed, config.seed + config.num_seeds):
+    for seed in _seeds(config):
         for arm in ARMS:
             steps = 1 if arm == "kd" else config.num_steps
             arguments = ("distill", "--preset", arm, "--trajectories", "OUT/trajectories-train")
@@ -74,6 +81,26 @@ def students_of(config: DemoConfig) -> list[Stage]:
             updates = ("--iterations", str(config.student_iterations)) if config.student_iterations else ()
             stages.append(Stage(f"{arm}-s{steps}-seed{seed}", (*arguments, *numbers, *updates)))
     return stages
+
+
+def further_students_of(config: DemoConfig) -> list[Stage]:
+    """What the adversarial stage adds: a pair trained further with R + D, and with R alone for comparison."""
+    stages = []
+    starts = {stage.folder: stage for stage in students_of(config)}
+    for seed in _seeds(config) if config.adversarial else ():
+        for arm in FURTHER_ARMS:
+            where = f"s{config.num_steps}-seed{seed}"
+            start = starts[f"{arm}-{where}"]
+            arguments = ("distill", "--resume-from", f"OUT/{start.folder}", "--trajectories", "OUT/trajectories-train")
+            updates = ("--iterations", str(config.further_iterations))
+            for name, more in (("gan", ("--adversarial",)), ("more", ())):
+                inputs = " ".join(start.arguments)
+                stages.append(Stage(f"{arm}-{name}-{where}", (*arguments, *updates, *more), inputs=inputs))
+    return stages
+
+
+def _seeds(config: DemoConfig) -> range:
+    return range(config.seed, config.seed + config.num_seeds)
 
 
 def plan(config: DemoConfig) -> list[tuple[str, list[Stage]]]:
@@ -84,7 +111,8 @@ def plan(config: DemoConfig) -> list[tuple[str, list[Stage]]]:
         num_evaluation=config.num_evaluation,
         seed=config.seed,
     )
-    return [*data, ("students", students_of(config))]
+    further = further_students_of(config)
+    return [*data, ("students", students_of(config)), *([("adversarial stage", further)] if further else [])]
 
 
 def run_demo(out: Path, config: DemoConfig, *, device: DeviceName, jobs: int) -> None:
@@ -126,26 +154,44 @@ def findings(rows: Sequence[Row]) -> list[str]:
     )
     sentences = [floor]
     for state, prediction in (("x_t", "solver_step"), ("x_0_hat", "next_state")):
-        arm = {model: _means(rows, model, state, prediction) for model in ("step", "ard")}
-        if all(arm.values()):
-            (fd_step, mse_step, recall_step), (fd_ard, mse_ard, recall_ard) = arm["step"], arm["ard"]
+        arm = {model: _means(rows, model, state, prediction, "R") for model in ("step", "ard")}
+        if step := arm["step"]:
+            ard_means = arm["ard"]
             sentences.append(
-                f"{state}, {prediction}: ARD against step distillation, means over seeds: FD teacher {fd_ard:.2f} "
-                f"against {fd_step:.2f}, paired MSE {mse_ard:.5f} against {mse_step:.5f}, recall {recall_ard:.3f} "
-                f"against {recall_step:.3f}."
+                f"{state}, {prediction}: ARD against step distillation, means over seeds: FD teacher "
+                f"{ard_means['fd_teacher']:.2f} against {step['fd_teacher']:.2f}, paired MSE "
+                f"{ard_means['paired_mse']:.5f} against {step['paired_mse']:.5f}, recall {ard_means['recall']:.3f} "
+                f"against {step['recall']:.3f}."
+            )
+    return [*sentences, *_further_findings(rows)]
+
+
+def _further_findings(rows: Sequence[Row]) -> list[str]:
+    """What the adversarial stage brought, beside the teacher and the same updates without a discriminator."""
+    teacher, sentences = rows[0].scores, []
+    for model in ("step", "ard"):
+        judged, plain = (_means(rows, model, "x_t", "solver_step", loss) for loss in ("then R + D", "then R"))
+        if judged and plain:
+            sentences.append(
+                f"{model}, trained further with R + D and with R alone, means over seeds: FD real "
+                f"{judged['fd_real']:.1f} and {plain['fd_real']:.1f} (teacher {teacher.fd_real:.1f}), precision "
+                f"{judged['precision']:.3f} and {plain['precision']:.3f} ({teacher.precision:.3f}), recall "
+                f"{judged['recall']:.3f} and {plain['recall']:.3f} ({teacher.recall:.3f})."
             )
     return sentences
 
 
-def _means(rows: Sequence[Row], model: str, state: str, prediction: str) -> tuple[float, ...]:
-    """Mean FD to the teacher, paired MSE and recall over the seeds of one arm; empty when there is none."""
-    found = [row.scores for row in rows if (row.model, row.state, row.prediction) == (model, state, prediction)]
-    columns = zip(*((score.fd_teacher, score.paired_mse, score.recall) for score in found), strict=True)
-    return tuple(sum(column) / len(column) for column in columns)
+def _means(rows: Sequence[Row], model: str, state: str, prediction: str, loss: str) -> dict[str, float]:
+    """The mean scores over the seeds of one arm; empty when there is none."""
+    wanted = (model, state, prediction, loss)
+    found = [asdict(row.scores) for row in rows if (row.model, row.state, row.prediction, row.loss) == wanted]
+    return {name: fmean(scores[name] for scores in found) for name in found[0]} if found else {}
 
 
 def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]]], *, device: torch.device) -> None:
-    folders = tuple(out / stage.folder for stage in students_of(config))
+    students, further = students_of(config), further_students_of(config)
+    folders = tuple(out / stage.folder for stage in (*students, *further))
+    first_seed = [*students[: len(ARMS)], *further[: 2 * len(FURTHER_ARMS)]]
     references = references_in(out, num=config.num_evaluation)
     result = evaluate_students(folders, out / "teacher", references, device=device, batch_size=256)
     write_json(out / "results.json", {"fd_real_floor": result.real_floor, "rows": [row.plain() for row in result.rows]})
@@ -156,7 +202,7 @@ def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]
         rows=result.rows,
         images=result.images,
         real_floor=result.real_floor,
-        logs={folder.name: read_log(folder) for folder in folders[: len(ARMS)]},
+        logs={stage.folder: read_log(out / stage.folder) for stage in first_seed},
         commands=[shlex.join(["ard", *stage.command(out)]) for stage in stages],
         facts={
             "demo": to_plain(config),
