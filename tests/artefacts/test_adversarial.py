@@ -239,6 +239,11 @@ class TestCollapse:
             require_diverse(alike.diversity(student), step=7)
         assert "\n" not in str(refusal.value)
 
+    def test_a_student_whose_images_of_a_class_have_become_noise_is_stopped(self) -> None:
+        require_diverse(1.4, step=7)
+        with pytest.raises(InputError, match=r"come apart at update 7: its images of a class differ 1\.63 times"):
+            require_diverse(1.63, step=7)
+
     @pytest.mark.parametrize("form", AdversarialForm)
     def test_a_discriminator_that_hardly_errs_has_won_unless_the_generators_loss_falls(
         self, form: AdversarialForm
@@ -318,6 +323,7 @@ class TestCommand:
             ("--resume-from {toys}/student --preset step", "another design than is asked for"),
             ("--resume-from {toys}/student --grid 0 3 12", "whose grid is 0 6 12"),
             ("--resume-from {toys}/teacher", "is no student"),
+            ("--preset ard-gan --num-steps 2", "--preset ard-gan goes on from a student; name its folder with"),
             ("--num-steps 2 --penalty none", "--penalty has no meaning without --adversarial"),
             ("--num-steps 2 --discriminator r3", "has no meaning without --adversarial"),
             ("--num-steps 2 --discriminator best", "unknown discriminator 'best'; allowed: heads, authors, r3"),

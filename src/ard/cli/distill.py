@@ -130,6 +130,8 @@ class Distill:
     def _start(self, manifest: Manifest) -> StudentCard | None:
         """The card of the student to start from; InputError when it does not fit the store or the options."""
         if self.resume_from is None:
+            if DISTILL_PRESETS[self.preset].adversarial:
+                raise InputError(f"--preset {self.preset} goes on from a student; name its folder with --resume-from")
             return None
         card = load_card(self.resume_from)
         if (card.teacher.hash, card.ode) != (manifest.teacher.hash, manifest.ode):

@@ -1,4 +1,4 @@
-"""Whether adversarial training has gone wrong: the discriminator has won, or the student's images have become alike."""
+"""Whether adversarial training has gone wrong: the discriminator has won, or the student's images are too alike."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ard.types import Labels, Latents
 
 WINDOW = 200  # Updates over which the smoothed values forget.
 WON = 0.02  # The discriminator's loss as a part of what it has by chance.
-ALIKE = 0.5  # The spread of the student's images as a part of the teacher's.
+ALIKE, APART = 0.5, 1.5  # The spread of the student's images as a part of the teacher's.
 PER_LABEL, NUM_LABELS = 8, 8  # Size of the probe.
 
 
@@ -88,9 +88,10 @@ def probe_from(reader: TrajectoryReader, device: torch.device) -> Probe:
 
 
 def require_diverse(diversity: float, *, step: int) -> None:
-    """InputError when the student's images of a label are far more alike than the teacher's."""
-    if diversity < ALIKE:
+    """InputError when the student's images of a label are far more alike than the teacher's, or far less."""
+    if not ALIKE <= diversity <= APART:
+        what = "collapsed" if diversity < ALIKE else "come apart"
         raise InputError(
-            f"the student has collapsed at update {step}: its images of a class differ {diversity:.2f} times as much "
+            f"the student has {what} at update {step}: its images of a class differ {diversity:.2f} times as much "
             "as the teacher's; the last checkpoint is kept: try a lower --adversarial-weight, in another --out"
         )
