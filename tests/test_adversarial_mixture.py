@@ -70,7 +70,7 @@ def trained(folder: Path, start: Student | None, *, adversarial: bool, iteration
             student, distill_loss(student, reader, schedule, DistillConfig()), schedule, folder, run={}, description="R"
         )
         return student
-    options = AdversarialConfig(real=RealSource.TEACHER, adversarial_warmup=40, adversarial_weight=10.0)
+    options = AdversarialConfig(real=RealSource.TEACHER, adversarial_warmup=40, adversarial_cap=10.0)
     real_at = real_samples(RealSource.TEACHER, reader, "mixture", seed=0)
     adversary = Adversary(student, frozen, real_at, probe_from(reader, torch.device("cpu")), options, seed=0)
     loss = adversarial_loss(student_pass(student, reader, schedule, DistillConfig()), adversary)

@@ -37,7 +37,9 @@ from ard.training.state import checkpoints
 from ard.trajectories.reader import TrajectoryReader
 
 CPU = torch.device("cpu")
-WITHOUT_WARM_UP = AdversarialConfig(adversarial_warmup=0, real=RealSource.TEACHER)
+WITHOUT_WARM_UP = AdversarialConfig(
+    adversarial_warmup=0, adversarial_weight=1.0, adversarial_cap=10.0, real=RealSource.TEACHER
+)
 
 
 @pytest.fixture

@@ -71,10 +71,11 @@ class AdversarialConfig:
     """Whose states the judged prediction reads: the teacher's, or the student's own."""
     adversarial_form: AdversarialForm = AdversarialForm.HINGE
     """How real and fake are compared: hinge, or relativistic (in pairs)."""
-    adversarial_weight: float = 1.0
+    adversarial_weight: float = 10.0
     """At the last output layer the generator's gradient has this many times the norm of the regression's."""
-    adversarial_cap: float = 10.0
-    """The ratio of gradient norms is at most this (CTM's 10; VQGAN's 1e4), while the discriminator knows little too."""
+    adversarial_cap: float = 5e-3
+    """The ratio of gradient norms is at most this: without it a student that has come close to the teacher runs away,
+    because what the discriminator moves raises the regression's gradient, and that its own. For the embedded data."""
     adversarial_warmup: int = 100
     """Updates in which only the discriminator learns from the comparison, and the student from the regression."""
     discriminator_learning_rate: float = 1e-3
