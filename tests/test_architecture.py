@@ -25,6 +25,7 @@ ROWS: tuple[set[str], ...] = (
     {"training", "evaluation"},
     {"presets", "table", "references", "figures"},
     {"report", "analysis"},
+    {"bench"},
     {"stages"},
     {"grids"},
     {"demo", "sweep"},

@@ -37,6 +37,11 @@ COMMANDS = {
         "score against training iterations (Figure 6a)",
     ),
     "analyze pareto": ("ard.cli.analyze.pareto", "Pareto", "score against cost and latency (Figure 2c, d)"),
+    "bench ceilings": ("ard.cli.bench.ceilings", "CeilingsBench", "what the machine can do at best"),
+    "bench latency": ("ard.cli.bench.latency", "LatencyBench", "how long drawing a batch takes (Table 1)"),
+    "bench train": ("ard.cli.bench.train", "TrainBench", "how long an update of a student takes"),
+    "bench collect": ("ard.cli.bench.collect", "CollectBench", "how long the teacher needs for trajectories"),
+    "bench data": ("ard.cli.bench.data", "DataBench", "how fast a trajectory store is read"),
     "reproduce": (
         "ard.cli.reproduce",
         "Reproduce",

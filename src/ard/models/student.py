@@ -93,7 +93,7 @@ class Student(nn.Module):
         condition = self.network.condition(self.diffusion.network_time(tau[steps]), label.repeat_interleave(count))
         tokens = self.network.run_blocks(tokens, condition, History(self, step, count, cache))
         output = self.network.unpatchify(self._head(tokens, condition, step, count)).to(states.dtype)
-        return self._next_state(rows, output, tau[steps], tau[steps + 1]).unflatten(0, (batch, count))
+        return self.next_state(rows, output, tau[steps], tau[steps + 1]).unflatten(0, (batch, count))
 
     def make_cache(self, noise: Latents) -> KVCache:
         """The cache that sampling from `noise` needs, allocated once."""
@@ -116,7 +116,8 @@ class Student(nn.Module):
         heads = [self.step_heads[step + i](tokens[i::count], condition[i::count]) for i in range(count)]
         return torch.stack(heads, dim=1).flatten(0, 1)
 
-    def _next_state(self, x: Latents, output: Latents, t: Tensor, t_next: Tensor) -> Latents:
+    def next_state(self, x: Latents, output: Latents, t: Tensor, t_next: Tensor) -> Latents:
+        """What the network's output at the state `x` means: the state itself, or where the solver goes with it."""
         if self.config.prediction is Prediction.NEXT_STATE:
             return output
         if self.config.state is StateKind.X_0_HAT:

@@ -1,0 +1,48 @@
+"""ard bench ceilings: what the machine can do at best."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ard.analysis.latency import machine_facts
+from ard.cli.bench.common import ceilings_for, dtype_of, named_network, parse_batches, plan_of
+from ard.cli.options import print_plan
+from ard.devices import DeviceName, resolve_device
+from ard.files import write_json
+from ard.table import as_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CeilingsBench:
+    """Measure matrix products at a network's shapes, large square ones, and a copy: the floors of all benchmarks.
+
+    For instance:
+
+        ard bench ceilings --model DiT-XL/2 --batch 32
+    """
+
+    model: str = "DiT-XL/2"
+    """Whose products, by size and patch, or by a teacher's folder."""
+    batch: str = "8"
+    """Images drawn together."""
+    json: Path | None = None
+    """Where to write the rates as JSON."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    dry_run: bool = False
+    """Print the resolved configuration and do nothing."""
+
+    def run(self) -> None:
+        """Measure, print."""
+        device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
+        if self.dry_run:
+            return print_plan(plan_of(device, network=config, batches=batches))
+        found = ceilings_for(config, batches, device)
+        body = [
+            [one.name, f"{one.rate:.3g}", f"{one.lower_quartile:.3g}", f"{one.upper_quartile:.3g}", one.unit]
+            for one in found
+        ]
+        print(as_text(["what", "median", "lower quartile", "upper quartile", "unit"], body))
+        print(f"{dtype_of(device)}, " + ", ".join(f"{key} {value}" for key, value in machine_facts(device).items()))
+        if self.json:
+            write_json(self.json, {"machine": machine_facts(device), "rows": [asdict(one) for one in found]})
+            print(f"written to {self.json}")

@@ -1,0 +1,46 @@
+"""ard bench data: how fast a store is read."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ard.bench.reading import reading_rate
+from ard.cli.options import print_plan
+from ard.config import to_plain
+from ard.errors import require_at_least
+from ard.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataBench:
+    """Read shuffled batches from a store of random 5 x 4 x 32 x 32 float16 trajectories with one thread.
+
+    Training DiT-XL/2 needs about 150 trajectories per second and GPU. For instance:
+
+        ard bench data
+        ard bench data --num 100000 --batch-size 256
+    """
+
+    num: int = 20_000
+    """Trajectories in the store, which lies in a temporary folder."""
+    batch_size: int = 64
+    """Trajectories per batch."""
+    rounds: int = 15
+    """Rounds of 50 batches."""
+    json: Path | None = None
+    """Where to write the rate as JSON."""
+    dry_run: bool = False
+    """Print the resolved configuration and do nothing."""
+
+    def run(self) -> None:
+        """Make, warm, read, print."""
+        require_at_least(1, {"num": self.num, "batch_size": self.batch_size, "rounds": self.rounds})
+        if self.dry_run:
+            return print_plan(to_plain(self))
+        torch.set_num_threads(1)
+        rate = reading_rate(num=self.num, batch_size=self.batch_size, rounds=self.rounds)
+        print(f"{rate.median:,.0f} trajectories/s (slowest {rate.slowest:,.0f}, fastest {rate.fastest:,.0f})")
+        if self.json:
+            write_json(self.json, asdict(rate))
+            print(f"written to {self.json}")
