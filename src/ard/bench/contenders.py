@@ -45,10 +45,10 @@ class Contender:
 
 
 def random_network(config: TransformerConfig, device: torch.device) -> Transformer:
-    """A network whose weights are random and not zero, the modulations' too, so that no product is trivial."""
+    """A network of random weights that are not small, the modulations' too: no part of it is without effect."""
     network, generator = Transformer(config), torch.Generator().manual_seed(0)
     for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.02, generator=generator)
+        nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -73,7 +73,7 @@ def random_student(network: Transformer, config: StudentConfig) -> Student:
     device = network.x_embedder.weight.device
     student, generator = Student(copy.copy(network), DIFFUSION, tau, config), torch.Generator().manual_seed(2)
     for parameter in (student.step_embedding, student.gates):
-        nn.init.normal_(parameter, std=0.02, generator=generator)
+        nn.init.normal_(parameter, generator=generator)
     return student.to(device).eval()
 
 

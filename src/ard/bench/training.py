@@ -65,7 +65,7 @@ def _backward(student: Student, forward: Forward, states: States, label: Labels)
         x_hat = forward(student, states[:, :-1], label)
     loss = regression_loss(x_hat.float(), states[:, 1:]).mean()
     loss.backward()
-    return loss
+    return loss.detach()
 
 
 def _update(student: Student, forward: Forward, states: States, label: Labels) -> Callable[[], Tensor]:
