@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ard.analysis.latency import machine_facts
-from ard.cli.bench.common import ceilings_for, dtype_of, named_network, parse_batches, plan_of
+from ard.cli.bench.common import ceilings_for, dtype_of, named_network, parse_batches
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.files import write_json
@@ -35,7 +35,7 @@ class CeilingsBench:
         """Measure, print."""
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         if self.dry_run:
-            return print_plan(plan_of(device, network=config, batches=batches))
+            return print_plan({"network": config, "batches": batches, "machine": machine_facts(device)})
         found = ceilings_for(config, batches, device)
         body = [
             [one.name, f"{one.rate:.3g}", f"{one.lower_quartile:.3g}", f"{one.upper_quartile:.3g}", one.unit]

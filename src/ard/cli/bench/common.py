@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -68,8 +67,3 @@ def tell(
         plain = {"bench": name, "machine": machine, "rows": plain_rows(rows), "ratios": compared}
         write_json(json, {**plain, "ceilings": [asdict(one) for one in ceilings]})
         print(f"written to {json}")
-
-
-def plan_of(device: torch.device, **facts: Any) -> dict[str, Any]:
-    """What --dry-run prints."""
-    return {**facts, "machine": machine_facts(device)}

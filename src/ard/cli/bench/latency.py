@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ard.analysis.latency import machine_facts
 from ard.bench.ceilings import best_flops
 from ard.bench.contenders import Contender, contenders, random_batch, random_network, require_equal
 from ard.bench.measure import Timed, measure_rows
-from ard.cli.bench.common import ceilings_for, named_network, parse_batches, plan_of, tell
+from ard.cli.bench.common import ceilings_for, named_network, parse_batches, tell
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.errors import require_at_least
@@ -50,7 +51,9 @@ class LatencyBench:
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         names = self.models.split(",")
         if self.dry_run:
-            return print_plan(plan_of(device, network=config, models=names, batches=batches))
+            return print_plan(
+                {"network": config, "models": names, "batches": batches, "machine": machine_facts(device)}
+            )
         network = random_network(config, device)
         made = {
             size: contenders(names, network, random_batch(config, size, device), history=self.history)

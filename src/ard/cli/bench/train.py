@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ard.analysis.latency import machine_facts
 from ard.bench.ceilings import best_flops
 from ard.bench.contenders import random_network
 from ard.bench.measure import Timed, measure_rows
 from ard.bench.training import update_macs, updates
-from ard.cli.bench.common import ceilings_for, named_network, parse_batches, plan_of, tell
+from ard.cli.bench.common import ceilings_for, named_network, parse_batches, tell
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
@@ -47,7 +48,9 @@ class TrainBench:
             raise InputError("the dense layout has one softmax and one head: --history shared, --no-per-step-heads")
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         if self.dry_run:
-            return print_plan(plan_of(device, network=config, student=self.student, batches=batches))
+            return print_plan(
+                {"network": config, "student": self.student, "batches": batches, "machine": machine_facts(device)}
+            )
         network = random_network(config, device)
         timed = [
             Timed(name=one.name, batch=size, run=one.run, macs=update_macs(self.student, network) * size)
