@@ -343,6 +343,7 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "demo": ["--out", out],
         "sweep": ["--trajectories", toys / "store", "--out", out],
         "reproduce": ["--scale", "tiny", "--out", out],
+        **{f"bench {name}": [] for name in ("ceilings", "latency", "train", "collect", "data")},
     }
 
 

@@ -14,7 +14,7 @@ class CollectBench:
 
     The inverse of "over floor" is the model FLOP utilisation. For instance:
 
-        ard bench collect --model DiT-XL/2 --batch 128 --device cuda
+        ard bench collect --model DiT-XL/2 --batch 128
     """
 
     model: str = "DiT-S/2"
