@@ -1,5 +1,6 @@
 """What the benchmarks share: their network, their ceilings, and how results are told."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,9 +30,9 @@ PAIRS = (
 
 def named_network(model: str) -> TransformerConfig:
     """The network of a name such as DiT-XL/2 on its usual data, or of a teacher's folder."""
-    if (Path(model) / "config.json").is_file():
-        return load_teacher_card(Path(model)).network
-    return usual_network(model)
+    if re.fullmatch(r"[^/]+/[0-9]+", model):
+        return usual_network(model)
+    return load_teacher_card(Path(model)).network
 
 
 def parse_batches(text: str) -> list[int]:
