@@ -342,6 +342,15 @@ class TestCommand:
         assert words in line
         assert not (tmp_path / "new").exists()
 
+    def test_a_gan_preset_goes_on_from_a_student_with_a_discriminator(
+        self, toys: Path, made: Callable[..., str]
+    ) -> None:
+        arguments = ["distill", "--resume-from", toys / "student", "--trajectories", toys / "store"]
+        plan = json.loads(made(*arguments, "--preset", "ard-gan", "--dry-run", "--out", "x"))
+        assert plan["adversary"]["heads"]["head_norm"] == "group"
+        assert plan["start"]["iterations"] == 6
+        assert plan["train"]["learning_rate"] == pytest.approx(3e-4), "a fifth of the preset ard's"
+
     def test_a_discriminators_name_fills_in_its_options_and_what_is_given_wins(
         self, toys: Path, made: Callable[..., str]
     ) -> None:
