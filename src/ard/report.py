@@ -129,13 +129,13 @@ def _losses(logs: dict[str, list[dict[str, Any]]]) -> str:
         Curve(
             label=name,
             x=[line["step"] for line in log],
-            y=[line["loss"] for line in log],
+            y=[line.get("regression_loss", line["loss"]) for line in log],
             style=i,
             dash=i // len(COLOURS),
         )
         for i, (name, log) in enumerate(logs.items())
     ]
-    return plot(curves, title="Training loss", x_label="update", y_label="loss (mean over 25 updates)")
+    return plot(curves, title="Training loss", x_label="update", y_label="regression loss (mean over 25 updates)")
 
 
 def _adversaries(logs: dict[str, list[dict[str, Any]]]) -> list[str]:
