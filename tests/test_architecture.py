@@ -20,7 +20,7 @@ ROWS: tuple[set[str], ...] = (
     {"diffusion", "timegrid", "history", "kept"},
     {"models"},
     {"teacher", "datasets"},
-    {"students", "trajectories"},
+    {"students", "trajectories", "published"},
     {"losses", "sampling", "pictures"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures"},

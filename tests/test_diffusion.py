@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ard.diffusion import Diffusion, DiffusionKind, Solver, check_solver, ddim_step, solver_output
+from ard.diffusion import (
+    Diffusion,
+    DiffusionKind,
+    FlowClock,
+    Solver,
+    TimeSpacing,
+    check_solver,
+    ddim_step,
+    solver_output,
+)
 from ard.errors import InputError
 
 VP, FLOW = DiffusionKind.VP, DiffusionKind.FLOW
@@ -166,6 +175,25 @@ def test_a_solver_calls_the_network_once_or_twice(solver: Solver, calls: int) ->
 def test_25_vp_steps_have_dits_spacing() -> None:
     wanted = [round(k * 999 / 24) + 1 for k in reversed(range(25))]
     assert list(Diffusion(kind=VP).teacher_times(25)) == [*wanted, 0]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "count", "wanted"),
+    [
+        (TimeSpacing.LEADING, 4, [751, 501, 251, 1, 0]),
+        (TimeSpacing.LEADING, 3, [667, 334, 1, 0]),
+        (TimeSpacing.TRAILING, 4, [1000, 750, 500, 250, 0]),
+        (TimeSpacing.TRAILING, 3, [1000, 667, 333, 0]),
+        (TimeSpacing.LEADING, 1, [1000, 0]),  # From pure noise, whatever the spacing.
+    ],
+)
+def test_vp_times_may_lead_or_trail(spacing: TimeSpacing, count: int, wanted: list[int]) -> None:
+    assert list(Diffusion(kind=VP, spacing=spacing).teacher_times(count)) == wanted
+
+
+@pytest.mark.parametrize(("clock", "fed"), [(FlowClock.SCALED, 300), (FlowClock.PLAIN, 0.3), (FlowClock.REVERSED, 0.7)])
+def test_a_flow_network_is_fed_the_time_of_its_clock(clock: FlowClock, fed: float) -> None:
+    assert Diffusion(kind=FLOW, clock=clock).network_time(full(0.3)).tolist() == pytest.approx(full(fed).tolist())
 
 
 @pytest.mark.parametrize("num_teacher_steps", [1, 2, 7, 25, 1000])

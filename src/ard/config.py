@@ -14,10 +14,19 @@ from ard.errors import InputError
 Config = TypeVar("Config")
 
 
+def later(default: Any) -> Any:
+    """A field that came later: older artefacts lack it, and the plain form leaves it out while it has its default.
+
+    So they load, and their fingerprints stay.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def to_plain(value: Any) -> Any:
     """`value` as JSON can hold it: dataclasses become objects, tuples lists, paths and enums strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        items = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {field.name: to_plain(item) for field, item in items if not (_is_later(field) and item == field.default)}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     if isinstance(value, StrEnum | Path):
@@ -30,11 +39,10 @@ def from_plain(cls: type[Config], value: Any, *, where: str) -> Config:
     if not isinstance(value, dict):
         raise InputError(f"{where}: an object with the fields of {cls.__name__} is expected, not {value!r}")
     hints = typing.get_type_hints(cls)
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
-    if names != set(value):
-        wrong = ", ".join(sorted(names ^ set(value)))
-        raise InputError(f"{where}: the fields of {cls.__name__} do not match this version of ard: {wrong}")
-    fields = {name: _convert(hints[name], value[name], f"{where}: {name}") for name in names}
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
+    if wrong := [name for name in sorted(known.keys() ^ value.keys()) if name in value or not _is_later(known[name])]:
+        raise InputError(f"{where}: the fields of {cls.__name__} do not match this version of ard: {', '.join(wrong)}")
+    fields = {name: _convert(hints[name], item, f"{where}: {name}") for name, item in value.items()}
     try:
         return cls(**fields)
     except InputError as error:
@@ -59,6 +67,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def fingerprint_of(plain: Any) -> str:
     """SHA-256 of a plain value, in 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_later(field: "dataclasses.Field[Any]") -> bool:
+    return "later" in field.metadata
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

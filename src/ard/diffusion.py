@@ -11,6 +11,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from ard.config import later
 from ard.errors import InputError, require_at_least
 from ard.types import Latents, Times
 
@@ -20,6 +21,22 @@ class DiffusionKind(StrEnum):
 
     VP = "vp"  # Variance preserving, linear betas, eps-prediction: DiT (Peebles and Xie, 2023).
     FLOW = "flow"  # Rectified flow, velocity prediction: SiT (Ma et al., 2024).
+
+
+class TimeSpacing(StrEnum):
+    """Which of its discrete times a VP teacher's solver visits; the names are diffusers'."""
+
+    LINSPACE = "linspace"  # Evenly from the first to the last, rounded: DiT's own.
+    LEADING = "leading"  # Whole strides up from the first: DDIM's (Song et al., 2021), and diffusers' default.
+    TRAILING = "trailing"  # Strides down from the last (Lin et al., 2024).
+
+
+class FlowClock(StrEnum):
+    """What a flow network's time embedding is fed at our time t, 1 for noise and 0 for data."""
+
+    SCALED = "scaled"  # t times num_train_steps: ours.
+    PLAIN = "plain"  # t: REPA's (Yu et al., 2025).
+    REVERSED = "reversed"  # 1 - t: SiT's code, whose time runs from noise to data.
 
 
 class Solver(StrEnum):
@@ -41,6 +58,10 @@ class Diffusion:
     """VP: first beta (Ho et al., 2020)."""
     beta_end: float = 0.02
     """VP: last beta."""
+    spacing: TimeSpacing = later(TimeSpacing.LINSPACE)
+    """VP: which times the teacher's solver visits."""
+    clock: FlowClock = later(FlowClock.SCALED)
+    """FLOW: what the network's time embedding is fed."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no noise process."""
@@ -68,7 +89,15 @@ class Diffusion:
 
     def network_time(self, t: Times) -> Times:
         """What the network's time embedding is fed. VP counts its 1000 noisy times from 0, as DiT does."""
-        return t - 1 if self.kind is DiffusionKind.VP else t * self.num_train_steps
+        if self.kind is DiffusionKind.VP:
+            return t - 1
+        match self.clock:
+            case FlowClock.SCALED:
+                return t * self.num_train_steps
+            case FlowClock.PLAIN:
+                return t
+            case FlowClock.REVERSED:
+                return 1 - t
 
     def target(self, x_0: Latents, noise: Latents) -> Latents:
         """What the network should predict: eps for VP, v = noise - x_0 for FLOW."""
@@ -89,8 +118,7 @@ class Diffusion:
     def teacher_times(self, num_teacher_steps: int) -> tuple[float, ...]:
         """The num_teacher_steps + 1 times of an evenly spaced solver run, noise first, ending at 0.
 
-        VP follows DiT's spacing: the discrete times are evenly spread from the first to the last and rounded, and
-        the run ends with a step to the clean image.
+        VP visits the discrete times that its spacing says, and ends with a step to the clean image.
         """
         if not 1 <= num_teacher_steps <= self.num_train_steps:
             raise InputError(f"{num_teacher_steps} teacher steps: allowed are 1 to {self.num_train_steps}")
@@ -98,8 +126,18 @@ class Diffusion:
             return tuple(1 - step / num_teacher_steps for step in range(num_teacher_steps + 1))
         if num_teacher_steps == 1:
             return (self.max_time, 0.0)
-        stride = (self.num_train_steps - 1) / (num_teacher_steps - 1)
-        return (*(round(index * stride) + 1.0 for index in reversed(range(num_teacher_steps))), 0.0)
+        return (*map(float, self._vp_times(num_teacher_steps)), 0.0)
+
+    def _vp_times(self, count: int) -> list[int]:
+        """`count` > 1 of the noisy times 1 … num_train_steps, noise first."""
+        last, steps = self.num_train_steps, range(count)
+        match self.spacing:
+            case TimeSpacing.LINSPACE:
+                return [round(step * (last - 1) / (count - 1)) + 1 for step in reversed(steps)]
+            case TimeSpacing.LEADING:
+                return [step * (last // count) + 1 for step in reversed(steps)]
+            case TimeSpacing.TRAILING:
+                return [round(last - step * last / count) for step in steps]
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Times:
         """Training times. VP: uniform. FLOW: logit-normal (scale 1.2), 10 % uniform, 3 % exactly 1.

@@ -141,15 +141,26 @@ def prepare_comparison(
         check_teacher(card, teacher, teacher_folder)
         if card.ode != ode:
             raise InputError(f"{folder} learned from other trajectories than {folders[0]}; evaluate them apart")
-    classifier = make_classifier(references.classifier, teacher.data)
+    data = require_data(teacher, teacher_folder)
+    classifier = make_classifier(references.classifier, data)
     make_teacher_batches(references, teacher_folder, teacher, ode, device=device)
     everyone = torch.arange(references.num)
     paired, independent = (
         TrajectoryReader(folder, state=StateKind.X_T, num_steps=1).read(everyone)
         for folder in (references.evaluation, references.reference)
     )
-    judge = make_judge(classifier, load_data(teacher.data).images, paired, independent.states[:, -1].float())
+    judge = make_judge(classifier, load_data(data).images, paired, independent.states[:, -1].float())
     return Comparison(teacher=teacher, ode=ode, students=students, judge=judge, references=references)
+
+
+def require_data(teacher: Teacher, folder: Path) -> str:
+    """The name of the teacher's data set; InputError for an imported teacher, which brings none."""
+    if teacher.data is None:
+        raise InputError(
+            f"the teacher in {folder} was imported and brings no data set, which its classifier and the distances to "
+            "real images need; measure its students with ard evaluate --samples"
+        )
+    return teacher.data
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,8 @@ def evaluate_students(
 def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: int) -> Iterator[tuple[Row, Latents]]:
     """The teacher's row, and one for its untrained run on each of the students' grids."""
     judge, facts = comparison.judge, load_teacher_card(teacher_folder)
-    yield teacher_row(judge, comparison.ode, iterations=facts.iterations, seconds=facts.seconds), judge.paired
+    iterations, seconds = facts.iterations or 0, facts.seconds or 0.0
+    yield teacher_row(judge, comparison.ode, iterations=iterations, seconds=seconds), judge.paired
     for tau in sorted({card.tau for _, card in comparison.students}, key=len):
         few = replace(comparison.ode, times=tau)
         yield untrained_row(judge, comparison.teacher, few, batch_size=batch_size)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ard.config import from_plain, to_plain
+from ard.config import from_plain, later, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.history import HistoryMask
@@ -43,9 +43,9 @@ class StudentCard:
     seed: int
     seconds: float
     """Training time."""
-    adversarial: bool = False
+    adversarial: bool = later(default=False)
     """Whether a discriminator took part: the loss R + D instead of R."""
-    start: StartRef | None = None
+    start: StartRef | None = later(None)
     """The student it started from; None: the teacher."""
 
     @property
@@ -79,8 +79,7 @@ def save_student(folder: Path, card: StudentCard, weights: StateDict) -> None:
 
 def load_card(folder: Path) -> StudentCard:
     """What the student in `folder` is; InputError when there is none."""
-    plain = {"adversarial": False, "start": None, **load_config(folder, "student")}  # Older cards lack both.
-    return from_plain(StudentCard, plain, where=str(folder / "config.json"))
+    return from_plain(StudentCard, load_config(folder, "student"), where=str(folder / "config.json"))
 
 
 def start_from(folder: Path, student: Student) -> StartRef:

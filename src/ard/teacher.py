@@ -3,7 +3,8 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ard.config import from_plain, to_plain
+from ard.config import from_plain, later, to_plain
 from ard.diffusion import Diffusion, Solver, check_solver, ddim_step, solver_output
 from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig
@@ -25,8 +26,9 @@ class Guidance:
 
     cfg_scale: float = 1.5
     """w, which multiplies (cond - uncond): 1 means no guidance."""
-    cfg_channels: int = -1
-    """How many channels are guided, from the first on; -1 means all. DiT guides 3 of its 4 latent channels."""
+    cfg_channels: int | None = None
+    """How many channels are guided, from the first on; -1 means all. None: as many as the teacher's own sampler guides,
+    which is 3 of its 4 latent channels for DiT's, and all for a teacher that was trained here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class TeacherRef:
     hash: str
     path: str
     """Where the teacher's folder is, seen from the artefact's."""
-    data: str
+    data: str | None
 
     def folder(self, artefact: Path) -> Path:
         """The teacher's folder, for an artefact in the folder `artefact`."""
@@ -70,8 +72,15 @@ class Teacher:
 
     network: Transformer
     diffusion: Diffusion
-    data: str
+    data: str | None
+    """The name of the data set; None for an imported teacher."""
     hash: str
+    cfg_channels: int = -1
+    """How many channels its own sampler guides; -1 means all."""
+
+    def guided_channels(self, guidance: Guidance) -> int:
+        """How many channels `guidance` guides, or -1 for all."""
+        return self.cfg_channels if guidance.cfg_channels is None else guidance.cfg_channels
 
     def denoise(self, label: Labels, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
         """The guided prediction as a function of (x, t). Both halves of the guidance run as one batch."""
@@ -79,7 +88,8 @@ class Teacher:
             return lambda x, t: self._predict(x, t, label)
         null = torch.full_like(label, self.network.config.num_classes)
         both = torch.cat([label, null])
-        channels = guidance.cfg_channels if guidance.cfg_channels >= 0 else self.network.config.channels
+        guided_channels = self.guided_channels(guidance)
+        channels = guided_channels if guided_channels >= 0 else self.network.config.channels
 
         def guided(x: Latents, t: Times) -> Latents:
             cond, uncond = self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
@@ -135,17 +145,46 @@ def noise_for_seeds(seeds: range | Tensor, shape: tuple[int, int, int]) -> Laten
     return torch.stack(rows)
 
 
+class SourceFormat(StrEnum):
+    """In which published form an imported teacher was found."""
+
+    DIT = "dit"  # A checkpoint of DiT's own code (Peebles and Xie, 2023).
+    SIT = "sit"  # Of SiT's (Ma et al., 2024).
+    REPA = "repa"  # Of REPA's (Yu et al., 2025).
+    DIFFUSERS = "diffusers"  # A folder that diffusers saved.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Where an imported teacher comes from, and what it brings besides its network and its diffusion."""
+
+    format: SourceFormat
+    source: str
+    """The name of the file or folder."""
+    cfg_channels: int
+    """How many channels its own sampler guides; -1 means all."""
+    dropped: tuple[str, ...]
+    """Tensors of the source that the network has no use for."""
+    scaling_factor: float | None
+    """Its latents are this times the autoencoder's; None where it makes pictures itself."""
+    vae: str | None
+    """Where the source's own autoencoder is, seen from the teacher's folder."""
+    class_names: tuple[str, ...]
+    """By label; empty where the source has none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherCard:
-    """What a teacher's folder says of it."""
+    """What a teacher's folder says of it: how it was trained here, or from where it was imported."""
 
     network: TransformerConfig
     diffusion: Diffusion
-    data: str
-    iterations: int
-    seed: int
-    seconds: float
+    data: str | None = later(None)
+    iterations: int | None = later(None)
+    seed: int | None = later(None)
+    seconds: float | None = later(None)
     """Training time."""
+    imported: Imported | None = later(None)
 
 
 def save_teacher(folder: Path, card: TeacherCard, weights: StateDict) -> None:
@@ -163,8 +202,19 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
     card = load_teacher_card(folder)
     network = Transformer(card.network).eval().requires_grad_(False)
     load_weights(network, folder / "model.safetensors")
-    identity = fingerprint(to_plain([card.network, card.diffusion]), network.state_dict())
-    return Teacher(network.to(device), card.diffusion, card.data, identity)
+    identity = teacher_hash(card, network.state_dict())
+    cfg_channels = card.imported.cfg_channels if card.imported else -1
+    return Teacher(network.to(device), card.diffusion, card.data, identity, cfg_channels)
+
+
+def teacher_hash(card: TeacherCard, weights: StateDict) -> str:
+    """A teacher's identity: its network, its diffusion and its weights."""
+    return fingerprint(to_plain([card.network, card.diffusion]), weights)
+
+
+def stored_hash(folder: Path) -> str:
+    """The identity of the teacher in `folder`."""
+    return load_teacher(folder, torch.device("cpu")).hash
 
 
 def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, solver: Solver | None = None) -> Ode:
@@ -176,11 +226,14 @@ def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, so
         raise InputError(
             f"cfg_scale is {guidance.cfg_scale}; it multiplies (cond - uncond), so 1 means none: at least 1"
         )
-    if not -1 <= guidance.cfg_channels <= channels:
-        raise InputError(
-            f"cfg_channels is {guidance.cfg_channels}; the latents have {channels}: 0 to {channels}, or -1"
-        )
-    return Ode(times=teacher.diffusion.teacher_times(num_teacher_steps), solver=solver, guidance=guidance)
+    guided_channels = teacher.guided_channels(guidance)
+    if not -1 <= guided_channels <= channels:
+        raise InputError(f"cfg_channels is {guided_channels}; the latents have {channels}: 0 to {channels}, or -1")
+    return Ode(
+        times=teacher.diffusion.teacher_times(num_teacher_steps),
+        solver=solver,
+        guidance=replace(guidance, cfg_channels=guided_channels),
+    )
 
 
 def reference_to(teacher: Teacher, folder: Path, *, seen_from: Path) -> TeacherRef:

@@ -17,6 +17,11 @@ from ard.processes import die_with_parent
 COMMANDS = {
     # verb, of one word or two: (module, class, one line)
     "teach": ("ard.cli.teach", "Teach", "train a teacher on a data set"),
+    "teacher import": (
+        "ard.cli.teacher_import",
+        "TeacherImport",
+        "bring a published DiT, SiT or REPA checkpoint as a teacher",
+    ),
     "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),

@@ -19,7 +19,7 @@ from ard.history import HistoryMask
 from ard.models.student import StudentConfig
 from ard.models.transformer import TransformerConfig
 from ard.students import StudentCard, load_card
-from ard.teacher import Guidance, Ode
+from ard.teacher import Guidance, Ode, load_teacher_card
 
 TERMINAL = Path("-")
 
@@ -53,6 +53,7 @@ class Flops:
 
         ard flops --model DiT-XL/2 --num-steps 4 --history-blocks 6 --mask causal --paper
         ard flops --table --paper
+        ard flops --teacher runs/teacher --num-steps 2
         ard flops --student runs/ard --json
         ard flops --student runs/ard --num-steps 2 --json flops.json
     """
@@ -61,6 +62,8 @@ class Flops:
     """Size and patch, such as DiT-XL/2, DiT-S/4 or tiny/2; None: the student's, or DiT-XL/2."""
     student: Path | None = None
     """Folder of a student, instead of --model."""
+    teacher: Path | None = None
+    """Folder of a teacher, instead of --model: its network and its diffusion."""
     num_steps: int | None = None
     """S, the number of steps; None: the student's, or 4."""
     history_blocks: int | None = None
@@ -118,8 +121,9 @@ class Flops:
 
     def _refuse_clashes(self) -> None:
         """InputError for two options of which one would be ignored."""
-        if self.model and self.student:
-            raise InputError(f"--model {self.model} and --student {self.student} both name a network; give one of them")
+        given = {"model": self.model, "student": self.student, "teacher": self.teacher}
+        if len(named := [f"--{option} {value}" for option, value in given.items() if value]) > 1:
+            raise InputError(f"{' and '.join(named)} both name a network; give one of them")
         own = ("student", "num_steps", "history_blocks", "mask", "teacher_steps")
         clashing = [name for name in own if getattr(self, name) is not None]
         if self.table and clashing:
@@ -127,7 +131,10 @@ class Flops:
 
     def _network(self, card: StudentCard | None) -> TransformerConfig:
         names = ("latent_size", "channels", "num_classes", "learn_sigma")
-        base = card.network if card else usual_network(self.model or "DiT-XL/2")
+        if self.teacher:
+            base = load_teacher_card(self.teacher).network
+        else:
+            base = card.network if card else usual_network(self.model or "DiT-XL/2")
         return _replaced(base, {name: getattr(self, name) for name in names})
 
     def _ode(self, card: StudentCard | None) -> Ode:

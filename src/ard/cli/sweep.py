@@ -11,7 +11,7 @@ from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
 from ard.processes import only_worker
-from ard.references import MIN_SAMPLES, references_in
+from ard.references import MIN_SAMPLES, references_in, require_data
 from ard.sweep import HEADER, Place, body_of, run_sweep
 from ard.table import as_text, floor_note
 from ard.teacher import load_teacher
@@ -90,6 +90,7 @@ class Sweep:
                 f"the teacher in {place.teacher} ({teacher.hash}) did not make {self.trajectories} ({made_by.hash}); "
                 "give the right --teacher"
             )
+        require_data(teacher, place.teacher)
         depth = teacher.network.config.depth
         designs = grid.designs(depth)
         for design in designs:

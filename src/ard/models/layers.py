@@ -22,24 +22,27 @@ def attend_self(_block: int, q: Heads, k: Heads, v: Heads) -> Heads:
     return scaled_dot_product_attention(q, k, v)
 
 
-def modulate(x: Tokens, shift: Condition, scale: Condition) -> Tokens:
-    """adaLN: the normalised tokens, scaled and shifted per latent."""
-    normed = layer_norm(x, x.shape[-1:], eps=1e-6)
+def modulate(x: Tokens, shift: Condition, scale: Condition, *, eps: float = 1e-6) -> Tokens:
+    """adaLN: the normalised tokens, scaled and shifted per latent. DiT's eps is 1e-6."""
+    normed = layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(shift.unsqueeze(1), normed, 1 + scale.unsqueeze(1))
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoids of the network's time through a two-layer network."""
+    """Sinusoids of the network's time through a two-layer network.
 
-    def __init__(self, width: int, *, num_frequencies: int = 256) -> None:
+    The frequencies are 10000^(-i / (half - frequency_shift)), i from 0: DiT's shift is 0, that of diffusers' DiT is 1.
+    """
+
+    def __init__(self, width: int, *, num_frequencies: int = 256, frequency_shift: int = 0) -> None:
         super().__init__()
-        self.num_frequencies = num_frequencies
+        self.num_frequencies, self.frequency_shift = num_frequencies, frequency_shift
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Times) -> Condition:
         """Cosines first, then sines, as DiT orders them. The angles have the precision of `t`, not the weights'."""
         half = self.num_frequencies // 2
-        exponents = torch.arange(half, device=t.device, dtype=t.dtype) / half
+        exponents = torch.arange(half, device=t.device, dtype=t.dtype) / (half - self.frequency_shift)
         angles = t.unsqueeze(-1) * torch.exp(-math.log(10000) * exponents)
         weight = next(self.mlp.parameters())
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
@@ -88,8 +91,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A transformer block with adaLN-Zero conditioning."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, *, mlp_norm_eps: float = 1e-6) -> None:
         super().__init__()
+        self.mlp_norm_eps = mlp_norm_eps
         self.attn = Attention(width, num_heads)
         self.mlp = Mlp(width, mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -98,7 +102,8 @@ class Block(nn.Module):
         """The modulation is computed once per latent, here, and broadcast over its tokens."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(condition).chunk(6, dim=-1)
         x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn(modulate(x, shift_a, scale_a), attend, block))
-        return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(modulate(x, shift_m, scale_m)))
+        normed = modulate(x, shift_m, scale_m, eps=self.mlp_norm_eps)
+        return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(normed))
 
 
 class FinalLayer(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
+from ard.config import later
 from ard.errors import InputError, require_at_least
 from ard.models.layers import (
     Attend,
@@ -34,11 +35,18 @@ class TransformerConfig:
     mlp_ratio: float = 4.0
     learn_sigma: bool = False
     """Twice the output channels, as DiT's checkpoints have; the second half is ignored when solving."""
+    frequency_shift: int = later(0)
+    """Of the time's sinusoids: DiT's is 0, that of diffusers' DiT 1."""
+    mlp_norm_eps: float = later(1e-6)
+    """Of the LayerNorm before each MLP: DiT's is 1e-6, that of diffusers' DiT 1e-5; all others have 1e-6."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
         sizes = ("width", "depth", "num_heads", "patch_size", "latent_size", "channels", "num_classes")
         require_at_least(1, {name: getattr(self, name) for name in sizes})
+        if self.frequency_shift not in {0, 1} or not 0 < self.mlp_norm_eps < 1:
+            told = f"frequency_shift is {self.frequency_shift} and mlp_norm_eps {self.mlp_norm_eps}"
+            raise InputError(f"{told}; allowed: 0 or 1, and a number between 0 and 1")
         if self.latent_size % self.patch_size:
             raise InputError(f"patch size {self.patch_size} does not divide the latent size {self.latent_size}")
         if self.width % (2 * self.num_heads) or self.width % 4:
@@ -94,11 +102,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.x_embedder = nn.Linear(config.channels * config.patch_size**2, config.width)
-        self.t_embedder = TimestepEmbedder(config.width)
+        self.t_embedder = TimestepEmbedder(config.width, frequency_shift=config.frequency_shift)
         self.y_embedder = LabelEmbedder(config.num_classes, config.width)
         self.register_buffer("pos_embed", sincos_positions(config.width, config.grid), persistent=False)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+            Block(config.width, config.num_heads, config.mlp_ratio, mlp_norm_eps=config.mlp_norm_eps)
+            for _ in range(config.depth)
         )
         self.final_layer = self.make_final_layer()
 

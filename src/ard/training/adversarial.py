@@ -274,11 +274,15 @@ def judging_times(diffusion: Diffusion, num: int, renoised: float, generator: to
 
 
 def real_samples(
-    source: RealSource, reader: TrajectoryReader, data: str, *, seed: int
+    source: RealSource, reader: TrajectoryReader, data: str | None, *, seed: int
 ) -> Callable[[int, int], Samples]:
     """Real samples by (step, number), drawn anew at every step; InputError when the data do not fit the store."""
     images, labels = None, None
     if source is RealSource.DATASET:
+        if data is None:
+            raise InputError(
+                "--real dataset needs the teacher's data, and an imported one has none; use --real teacher"
+            )
         images, labels, _ = load_data(data)
         if images.shape[1:] != reader.manifest.shape:
             raise InputError(

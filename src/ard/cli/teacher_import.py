@@ -1,0 +1,94 @@
+"""ard teacher import: a published checkpoint to a teacher."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ard.analysis.flops import network_name
+from ard.cli.options import print_plan
+from ard.config import differences, to_plain
+from ard.errors import InputError
+from ard.files import remove_leftovers
+from ard.models.weights import StateDict
+from ard.published import read_published
+from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherImport:
+    """Bring a published class-conditional teacher: a DiT, SiT or REPA checkpoint, or a DiT folder of diffusers.
+
+    What it is is read from its tensors and files; nothing is downloaded and no code in a file is run. For instance:
+
+        ard teacher import DiT-XL-2-256x256.pt --out runs/teacher
+        ard teacher import DiT-XL-2-256 --out runs/teacher
+        ard teacher import checkpoints/0400000.pt --format repa --out runs/teacher
+    """
+
+    source: Positional[Path]
+    """A checkpoint (.pt or .safetensors), or the folder of a DiTPipeline or of its transformer."""
+    out: Path
+    """Folder of the teacher."""
+    format: SourceFormat | None = None
+    """Whose code wrote a checkpoint: dit, sit or repa. None: recognised; diffusers is, always."""
+    num_heads: int | None = None
+    """Attention heads of a checkpoint whose width is none of DiT's."""
+    dry_run: bool = False
+    """Print what is found and write nothing."""
+
+    def run(self) -> None:
+        """Read, check and publish."""
+        card, weights = read_published(self.source, told=self.format, num_heads=self.num_heads)
+        card = _seen_from(self.out, card)
+        if self.dry_run:
+            return print_plan({"teacher": card, "out": self.out})
+        if _is_there(self.out, card, weights):
+            return print(f"teacher {self.out} is there already")
+        save_teacher(self.out, card, weights)
+        remove_leftovers(self.out)
+        print("\n".join(_told(self.out, card)))
+
+
+def _seen_from(out: Path, card: TeacherCard) -> TeacherCard:
+    """The card with the autoencoder's path relative to the teacher's folder, so that both can be moved together."""
+    assert card.imported is not None  # noqa: S101 whatever is read here was imported
+    if card.imported.vae is None:
+        return card
+    vae = os.path.relpath(card.imported.vae, out.resolve())
+    return dataclasses.replace(card, imported=dataclasses.replace(card.imported, vae=vae))
+
+
+def _is_there(out: Path, card: TeacherCard, weights: StateDict) -> bool:
+    """Whether `out` holds this teacher; InputError when it holds something else."""
+    if (out / "config.json").exists():
+        if changes := differences(to_plain(load_teacher_card(out)), to_plain(card)):
+            raise InputError(
+                f"{out} holds another teacher ({'; '.join(changes[:5])}); choose another --out or delete it"
+            )
+        if stored_hash(out) != teacher_hash(card, weights):
+            raise InputError(f"{out} holds another teacher (other weights); choose another --out or delete it")
+        return True
+    if (out / "run.json").exists():
+        raise InputError(f"{out} holds a run that has not ended; choose another --out or delete it")
+    return False
+
+
+def _told(out: Path, card: TeacherCard) -> list[str]:
+    """What was found, in lines for people."""
+    network, imported = card.network, card.imported
+    assert imported is not None  # noqa: S101 whatever is read here was imported
+    guided = network.channels if imported.cfg_channels < 0 else imported.cfg_channels
+    lines = [
+        f"teacher {out}: {imported.format} from {imported.source}",
+        f"network: {network_name(network)}, {network.num_classes} classes, {card.diffusion.kind}",
+        f"latents: {network.channels} x {network.latent_size} x {network.latent_size}, {guided} channels guided",
+    ]
+    if imported.dropped:
+        lines.append(f"dropped: {', '.join(imported.dropped)}")
+    if imported.scaling_factor is not None:
+        vae = "the autoencoder" if imported.vae is None else os.path.normpath(out / imported.vae)
+        lines.append(f"pictures: ard sample --vae FOLDER of {vae}, scaling factor {imported.scaling_factor:g}")
+    return lines

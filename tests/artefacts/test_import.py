@@ -1,0 +1,131 @@
+"""ard teacher import: the folder it writes serves the other commands, and is written whole, once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ard.config import to_plain
+from ard.diffusion import Diffusion
+from ard.models.transformer import Transformer, TransformerConfig, initialise
+from ard.teacher import load_teacher, load_teacher_card
+from ard.trajectories.manifest import load_manifest
+
+Made = Callable[..., str]
+CPU = torch.device("cpu")
+NETWORK = TransformerConfig(
+    width=64, depth=2, num_heads=2, patch_size=4, latent_size=8, channels=4, num_classes=10, learn_sigma=True
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A random DiT under the names of DiT's code."""
+    network = initialise(Transformer(NETWORK), torch.Generator().manual_seed(0))
+    weights: dict[str, Tensor] = {"pos_embed": network.pos_embed.unsqueeze(0)}
+    for name, tensor in network.state_dict().items():
+        weights[name.replace("x_embedder.", "x_embedder.proj.")] = tensor + 0.02
+    weights["x_embedder.proj.weight"] = weights["x_embedder.proj.weight"].view(64, 4, 4, 4)
+    torch.save(weights, tmp_path / "DiT-tiny.pt")
+    return tmp_path / "DiT-tiny.pt"
+
+
+@pytest.fixture
+def teacher(checkpoint: Path, tmp_path: Path, made: Made) -> Path:
+    """The imported teacher."""
+    made("teacher", "import", checkpoint, "--num-heads", 2, "--out", tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+@pytest.fixture
+def store(teacher: Path, tmp_path: Path, made: Made) -> Path:
+    options = ["--num", 12, "--num-teacher-steps", 4, "--num-steps", 2, "--workers", 1, "--device", "cpu"]
+    made("collect", "--teacher", teacher, "--out", tmp_path / "store", *options)
+    return tmp_path / "store"
+
+
+def test_an_imported_teacher_serves_the_other_commands(
+    store: Path, teacher: Path, tmp_path: Path, made: Made, autoencoder_folder: Path
+) -> None:
+    assert load_manifest(store)[0].ode.guidance.cfg_channels == 3
+    training = ["--iterations", 2, "--batch-size", 4, "--warmup", 0, "--device", "cpu"]
+    made("distill", "--trajectories", store, "--out", tmp_path / "student", *training)
+    drawing = ["--seeds", "0-3", "--vae", autoencoder_folder, "--device", "cpu"]
+    made("sample", "--student", tmp_path / "student", "--out", tmp_path / "grid.png", *drawing)
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    counted = json.loads(made("flops", "--teacher", teacher, "--num-steps", 2, "--json"))
+    assert counted["network"] == to_plain(NETWORK)
+
+
+def test_the_folder_says_what_was_found(checkpoint: Path, tmp_path: Path, made: Made) -> None:
+    words = ["teacher", "import", checkpoint, "--num-heads", 2, "--out", tmp_path / "teacher"]
+    found = json.loads(made(*words, "--dry-run"))["teacher"]
+    assert not (tmp_path / "teacher").exists()
+    told = made(*words)
+    assert "dit from DiT-tiny.pt" in told
+    assert "4 x 8 x 8, 3 channels guided" in told
+    config = json.loads((tmp_path / "teacher/config.json").read_text())
+    assert config.keys() == {"schema", "kind", "network", "diffusion", "imported"}
+    assert {name: config[name] for name in found} == found
+    assert config["imported"]["scaling_factor"] == 0.18215
+
+
+def test_the_same_command_again_says_that_it_is_there(
+    checkpoint: Path, teacher: Path, made: Made, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = contents(teacher)
+    assert "is there already" in made("teacher", "import", checkpoint, "--num-heads", 2, "--out", teacher)
+    assert contents(teacher) == before
+
+
+def test_a_folder_with_something_else_is_left_alone(
+    checkpoint: Path, teacher: Path, toys: Path, refused: Callable[..., str]
+) -> None:
+    weights = torch.load(checkpoint, weights_only=True)
+    torch.save({**weights, "final_layer.linear.bias": weights["final_layer.linear.bias"] + 1}, checkpoint)
+    assert "other weights" in refused("teacher", "import", checkpoint, "--num-heads", 2, "--out", teacher)
+    assert "num_heads 2 → 4" in refused("teacher", "import", checkpoint, "--num-heads", 4, "--out", teacher)
+    assert "holds another teacher" in refused(
+        "teacher", "import", checkpoint, "--num-heads", 2, "--out", toys / "teacher"
+    )
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_killed_import_leaves_no_teacher_and_the_next_one_makes_it(
+    checkpoint: Path, tmp_path: Path, killed: Callable[..., None], made: Made, complaint: Made, call: int
+) -> None:
+    out = tmp_path / "new"
+    words = ["teacher", "import", checkpoint, "--num-heads", 2, "--out", out]
+    killed([f"os.fsync:{call}"], *words)
+    assert "is no teacher" in complaint("collect", "--teacher", out, "--out", tmp_path / "store")
+    made(*words)
+    assert load_teacher(out, CPU).network.config == NETWORK
+    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_hub_id_gets_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+    line = refused("teacher", "import", "facebook/DiT-XL-2-256", "--out", tmp_path / "teacher")
+    assert "hf download facebook/DiT-XL-2-256" in line
+
+
+def test_what_needs_the_data_says_that_an_imported_teacher_has_none(
+    store: Path, tmp_path: Path, made: Made, complaint: Made
+) -> None:
+    training = ["--iterations", 2, "--batch-size", 4, "--warmup", 0, "--device", "cpu"]
+    made("distill", "--trajectories", store, "--out", tmp_path / "student", *training)
+    missing = "was imported and brings no data set"
+    assert missing in complaint("evaluate", "--student", tmp_path / "student", "--device", "cpu")
+    assert missing in complaint("sweep", "--trajectories", store, "--out", tmp_path / "sweep", "--device", "cpu")
+    adversarial = ["--adversarial", "--adversarial-warmup", 1, *training]
+    line = complaint("distill", "--trajectories", store, "--out", tmp_path / "gan", *adversarial)
+    assert "an imported one has none; use --real teacher" in line
+
+
+def test_what_came_later_is_left_out_at_its_default_so_that_fingerprints_stay(toys: Path) -> None:
+    assert to_plain(Diffusion()).keys() == {"kind", "num_train_steps", "beta_start", "beta_end"}
+    assert not to_plain(NETWORK).keys() & {"frequency_shift", "mlp_norm_eps"}
+    card = load_teacher_card(toys / "teacher")
+    assert (card.data, card.iterations, card.imported) == ("digits", 20, None)
