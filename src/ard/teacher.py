@@ -186,6 +186,11 @@ class TeacherCard:
     """Training time."""
     imported: Imported | None = later(None)
 
+    def __post_init__(self) -> None:
+        """Refuse a teacher that was neither trained here nor imported."""
+        if self.imported is None and None in {self.data, self.iterations, self.seed, self.seconds}:
+            raise InputError("a teacher that was not imported has data, iterations, seed and seconds")
+
 
 def save_teacher(folder: Path, card: TeacherCard, weights: StateDict) -> None:
     """Publish a teacher folder."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ard.cli import run
 from ard.files import write_atomically
+from ard.teacher import load_teacher
 
 CPU = ["--device", "cpu"]
 TEACH = ["--model", "tiny/4", "--iterations", 20, "--batch-size", 16, "--warmup", 0, "--ema-decay", 0.5, *CPU]
@@ -207,11 +208,14 @@ def killed(tmp_path: Path, environment: dict[str, str]) -> Callable[..., None]:
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with teacher, other_teacher, store, grid_store and student, and kept, which kept its checkpoints.
 
+    dit.safetensors has the teacher's weights as DiT's own code names them.
+
     Tests leave it as it is.
     """
     root = tmp_path_factory.mktemp("toys")
     call_well("teach", "--out", root / "teacher", *TEACH)
     _change_weights(root / "teacher", root / "other_teacher")
+    _publish(root / "teacher", root / "dit.safetensors")
     every_point = ["--keep", "all", "--states", "x_t", "x_0_hat"]
     call_well("collect", "--teacher", root / "teacher", "--out", root / "store", *COLLECT, *every_point)
     call_well("collect", "--teacher", root / "teacher", "--out", root / "grid_store", *COLLECT)
@@ -227,6 +231,16 @@ def _change_weights(source: Path, target: Path) -> None:
     weights = {name: value + 0.01 for name, value in load_file(source / "model.safetensors").items()}
     save_file(weights, target / "model.safetensors")
     shutil.copy(source / "config.json", target)
+
+
+def _publish(source: Path, target: Path) -> None:
+    """The teacher's weights as a checkpoint of DiT's: patches by a convolution, and with the positions."""
+    network = load_teacher(source, torch.device("cpu")).network
+    weights = dict(network.state_dict())
+    shape = network.config
+    patches = weights.pop("x_embedder.weight").view(-1, shape.channels, shape.patch_size, shape.patch_size)
+    weights |= {"x_embedder.proj.weight": patches, "x_embedder.proj.bias": weights.pop("x_embedder.bias")}
+    save_file({**weights, "pos_embed": network.pos_embed.unsqueeze(0).contiguous()}, target)
 
 
 @pytest.fixture

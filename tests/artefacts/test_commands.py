@@ -326,10 +326,14 @@ class TestGrid:
             require_one_shape([Path("a"), Path("b"), Path("c")], [card, card, other])
 
 
+NOT_THERE = r"is no (teacher|student|trajectory store|file or folder here)"
+
+
 def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
     """A call of each command that has --dry-run."""
     return {
         "teach": ["--out", out],
+        "teacher import": [toys / "dit.safetensors", "--format", "dit", "--num-heads", 2, "--out", out],
         "collect": ["--teacher", toys / "teacher", "--out", out],
         "distill": ["--trajectories", toys / "grid_store", "--out", out],
         "sample": ["--student", toys / "student", "--out", out / "grid.png"],
@@ -390,7 +394,7 @@ class TestPlans:
         examples = re.findall(rf"^\s*ard ({verb} .*)$", command(*verb.split(), "--help").stdout, re.MULTILINE)
         for example in examples:
             result = command(*example.split(), "--dry-run")
-            assert result.returncode == 0 or re.search(r"is no (teacher|student|trajectory store)", result.stderr)
+            assert result.returncode == 0 or re.search(NOT_THERE, result.stderr)
 
     def test_the_overview_lists_every_command(self, made: Made) -> None:
         assert made() == made("--help") == made("-h")

@@ -154,7 +154,7 @@ def make_student(folder: Path, *, channels: int) -> Path:
         network=network,
         diffusion=diffusion,
         grid=(0, 2, 4),
-        ode=Ode(times=times, solver=diffusion.default_solver, guidance=Guidance(cfg_scale=1.25)),
+        ode=Ode(times=times, solver=diffusion.default_solver, guidance=Guidance(cfg_scale=1.25, cfg_channels=-1)),
         teacher=TeacherRef(hash="0" * 16, path="../teacher", data="none"),
         recipe="none",
         iterations=0,
