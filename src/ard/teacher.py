@@ -186,6 +186,13 @@ class TeacherCard:
     """Training time."""
     imported: Imported | None = later(None)
 
+    def __post_init__(self) -> None:
+        """Refuse a card that tells of both or of neither."""
+        training = {name: getattr(self, name) for name in ("data", "iterations", "seed", "seconds")}
+        if wrong := [name for name, value in training.items() if (value is None) == (self.imported is None)]:
+            told = "an imported teacher has no" if self.imported else "a teacher that was not imported has its"
+            raise InputError(f"{told} {', '.join(wrong)}")
+
 
 def save_teacher(folder: Path, card: TeacherCard, weights: StateDict) -> None:
     """Publish a teacher folder."""

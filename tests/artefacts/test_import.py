@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ard.config import to_plain
 from ard.diffusion import Diffusion
+from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig, initialise
 from ard.teacher import load_teacher, load_teacher_card
 from ard.trajectories.manifest import load_manifest
@@ -122,6 +124,14 @@ def test_what_needs_the_data_says_that_an_imported_teacher_has_none(
     adversarial = ["--adversarial", "--adversarial-warmup", 1, *training]
     line = complaint("distill", "--trajectories", store, "--out", tmp_path / "gan", *adversarial)
     assert "an imported one has none; use --real teacher" in line
+
+
+def test_a_card_tells_of_a_training_or_of_an_import(toys: Path, teacher: Path) -> None:
+    trained, imported = load_teacher_card(toys / "teacher"), load_teacher_card(teacher)
+    with pytest.raises(InputError, match="an imported teacher has no data, iterations, seed, seconds"):
+        replace(trained, imported=imported.imported)
+    with pytest.raises(InputError, match="a teacher that was not imported has its data, iterations, seed, seconds"):
+        replace(imported, imported=None)
 
 
 def test_what_came_later_is_left_out_at_its_default_so_that_fingerprints_stay(toys: Path) -> None:
