@@ -69,6 +69,7 @@ def test_the_folder_says_what_was_found(checkpoint: Path, tmp_path: Path, made: 
     told = made(*words)
     assert "dit from DiT-tiny.pt" in told
     assert "4 x 8 x 8, 3 channels guided" in told
+    assert "--vae FOLDER, an autoencoder with scaling factor 0.18215" in told
     config = json.loads((tmp_path / "teacher/config.json").read_text())
     assert config.keys() == {"schema", "kind", "network", "diffusion", "imported"}
     assert {name: config[name] for name in found} == found
