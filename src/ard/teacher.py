@@ -187,9 +187,11 @@ class TeacherCard:
     imported: Imported | None = later(None)
 
     def __post_init__(self) -> None:
-        """Refuse a teacher that was neither trained here nor imported."""
-        if self.imported is None and None in {self.data, self.iterations, self.seed, self.seconds}:
-            raise InputError("a teacher that was not imported has data, iterations, seed and seconds")
+        """Refuse a card that tells of both or of neither."""
+        training = {name: getattr(self, name) for name in ("data", "iterations", "seed", "seconds")}
+        if wrong := [name for name, value in training.items() if (value is None) == (self.imported is None)]:
+            told = "an imported teacher has no" if self.imported else "a teacher that was not imported has its"
+            raise InputError(f"{told} {', '.join(wrong)}")
 
 
 def save_teacher(folder: Path, card: TeacherCard, weights: StateDict) -> None:

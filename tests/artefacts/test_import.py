@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ard.config import to_plain
 from ard.diffusion import Diffusion
+from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig, initialise
 from ard.teacher import load_teacher, load_teacher_card
 from ard.trajectories.manifest import load_manifest
@@ -67,6 +69,7 @@ def test_the_folder_says_what_was_found(checkpoint: Path, tmp_path: Path, made: 
     told = made(*words)
     assert "dit from DiT-tiny.pt" in told
     assert "4 x 8 x 8, 3 channels guided" in told
+    assert "--vae FOLDER, an autoencoder with scaling factor 0.18215" in told
     config = json.loads((tmp_path / "teacher/config.json").read_text())
     assert config.keys() == {"schema", "kind", "network", "diffusion", "imported"}
     assert {name: config[name] for name in found} == found
@@ -122,6 +125,14 @@ def test_what_needs_the_data_says_that_an_imported_teacher_has_none(
     adversarial = ["--adversarial", "--adversarial-warmup", 1, *training]
     line = complaint("distill", "--trajectories", store, "--out", tmp_path / "gan", *adversarial)
     assert "an imported one has none; use --real teacher" in line
+
+
+def test_a_card_tells_of_a_training_or_of_an_import(toys: Path, teacher: Path) -> None:
+    trained, imported = load_teacher_card(toys / "teacher"), load_teacher_card(teacher)
+    with pytest.raises(InputError, match="an imported teacher has no data, iterations, seed, seconds"):
+        replace(trained, imported=imported.imported)
+    with pytest.raises(InputError, match="a teacher that was not imported has its data, iterations, seed, seconds"):
+        replace(imported, imported=None)
 
 
 def test_what_came_later_is_left_out_at_its_default_so_that_fingerprints_stay(toys: Path) -> None:

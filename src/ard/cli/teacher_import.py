@@ -89,6 +89,6 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
     if imported.dropped:
         lines.append(f"dropped: {', '.join(imported.dropped)}")
     if imported.scaling_factor is not None:
-        vae = "the autoencoder" if imported.vae is None else os.path.normpath(out / imported.vae)
-        lines.append(f"pictures: ard sample --vae FOLDER of {vae}, scaling factor {imported.scaling_factor:g}")
+        vae = "FOLDER" if imported.vae is None else os.path.normpath(out / imported.vae)
+        lines.append(f"pictures: --vae {vae}, an autoencoder with scaling factor {imported.scaling_factor:g}")
     return lines

@@ -232,7 +232,11 @@ def _scaling_factor(vae: Path | None, channels: int) -> float | None:
     """The pipeline's own autoencoder's, else Stable Diffusion's for four channels."""
     if vae is None:
         return SCALING_FACTOR if channels == 4 else None
-    return float(read_json(vae / "config.json").get("scaling_factor", SCALING_FACTOR))
+    path = vae / "config.json"
+    scale = read_json(path).get("scaling_factor") or SCALING_FACTOR
+    if not isinstance(scale, int | float):
+        raise InputError(f"{path}: scaling_factor is {scale!r}; a number is expected")
+    return float(scale)
 
 
 def _class_names(index: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def read_tensors(path: Path) -> Loaded:
     saved = _unpickled(path)
     options = saved.get("args")
     tensors = saved["ema"] if isinstance(saved.get("ema"), Mapping) else saved
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not tensors or not all(isinstance(name, str) and isinstance(item, Tensor) for name, item in tensors.items()):
         held = ", ".join(map(str, list(saved)[:5])) or "nothing"
         raise InputError(
             f"{path} holds {held}; a state dict is expected, or a training's checkpoint with one under ema"
@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> Loaded:
     return Loaded(dict(tensors), vars(options) if isinstance(options, argparse.Namespace) else {})
 
 
-def _unpickled(path: Path) -> Mapping[str, Any]:
+def _unpickled(path: Path) -> Mapping[Any, Any]:
     """What torch.save wrote: tensors, plain values and a Namespace, which is how trainings keep their options."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
