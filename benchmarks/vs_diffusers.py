@@ -9,6 +9,7 @@ Weights are random. The pipeline's autoencoder is as small as it can be and deco
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 from ard.analysis.flops import student_row, teacher_row, usual_network
+from ard.analysis.latency import machine_facts
 from ard.bench.ceilings import best_flops
 from ard.bench.contenders import random_student
 from ard.bench.measure import Timed, measure_rows, plain_rows, rows_table
@@ -28,7 +30,7 @@ from ard.models.transformer import TransformerConfig
 from ard.published import read_published
 from ard.sampling import sample
 from ard.table import as_text
-from ard.teacher import Guidance, Teacher, load_teacher, plan_ode, save_teacher, solve_pf_ode
+from ard.teacher import Guidance, Ode, Teacher, load_teacher, plan_ode, save_teacher, solve_pf_ode
 
 GUIDANCE = Guidance(cfg_scale=1.5, cfg_channels=-1)  # DiTPipeline guides all channels.
 
@@ -66,8 +68,113 @@ def imported(pipeline: Any, device: torch.device) -> Teacher:
         return load_teacher(folder / "teacher", device)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What draws pictures: the pipeline, and our samplers from the same noise, decoded by its autoencoder."""
+
+    pipeline: Any
+    teacher: Teacher
+    label: torch.Tensor
+    steps: int
+    device: torch.device
+
+    def by_pipeline(self) -> torch.Tensor:
+        """By DiTPipeline itself."""
+        with autocast(self.device):
+            images = self.pipeline(
+                class_labels=self.label.tolist(),
+                guidance_scale=GUIDANCE.cfg_scale,
+                generator=torch.Generator().manual_seed(1),
+                num_inference_steps=self.steps,
+                output_type="np",
+            ).images
+        return torch.as_tensor(images)
+
+    @torch.no_grad()
+    def by_teacher(self) -> torch.Tensor:
+        """By our teacher, with the pipeline's weights and noise."""
+        with autocast(self.device):
+            solution = solve_pf_ode(self.teacher, self.noise, self.label, ode=self.ode, kept=(0, self.steps))
+            return self._decoded(solution.x_t[:, -1])
+
+    def by_student(self, config: StudentConfig) -> Callable[[], torch.Tensor]:
+        """By a student of our teacher."""
+        student = random_student(self.teacher.network, config)
+
+        @torch.no_grad()
+        def draw() -> torch.Tensor:
+            with autocast(self.device):
+                return self._decoded(sample(student, self.noise, label=self.label)[:, -1])
+
+        return draw
+
+    @property
+    def ode(self) -> Ode:
+        """The pipeline's: DDIM with guidance of all channels."""
+        return plan_ode(self.teacher, num_teacher_steps=self.steps, guidance=GUIDANCE)
+
+    @property
+    def noise(self) -> torch.Tensor:
+        """The pipeline's from its generator."""
+        config = self.teacher.network.config
+        shape = (len(self.label), config.channels, config.latent_size, config.latent_size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.pipeline.vae
+        images = vae.decode(latents / vae.config.scaling_factor).sample
+        return (images / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float()
+
+
+def contenders(drawing: Drawing, history_blocks: int) -> list[Timed]:
+    """The pipeline, our teacher, ARD and step distillation with four steps."""
+    config, batch = drawing.teacher.network.config, len(drawing.label)
+    shared = HistoryAttention.SHARED
+    students = {
+        f"ard4-n{history_blocks}": StudentConfig(num_steps=4, history_blocks=history_blocks, history=shared),
+        "step4": StudentConfig(num_steps=4, mask=HistoryMask.DIAGONAL, history_blocks=0),
+    }
+    macs = teacher_row(config, drawing.ode).cost.total * batch
+    timed = [
+        Timed(name="DiTPipeline", batch=batch, run=drawing.by_pipeline, macs=macs),
+        Timed(name=f"teacher{drawing.steps}", batch=batch, run=drawing.by_teacher, macs=macs),
+    ]
+    for name, student in students.items():
+        macs = student_row(config, student).cost.total * batch
+        timed.append(Timed(name=name, batch=batch, run=drawing.by_student(student), macs=macs))
+    return timed
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Make, check, time, print."""
+    options = parsed(arguments)
+    device, config = resolve_device(options.device), usual_network(options.model)
+    torch.manual_seed(0)
+    pipeline = make_pipeline(config).to(device)
+    label = torch.arange(options.batch, device=device) % config.num_classes
+    teacher = imported(pipeline, device)
+    drawing = Drawing(pipeline=pipeline, teacher=teacher, label=label, steps=options.steps, device=device)
+    off = float((drawing.by_pipeline() - drawing.by_teacher()).abs().max())
+    print(f"largest difference of a pixel, DiTPipeline and our teacher: {off:.1e}")
+    if off > (1e-3 if device.type == "cpu" else 5e-2):
+        raise SystemExit("the images differ: nothing is timed")
+    timed = contenders(drawing, options.history_blocks)
+    flops = best_flops(ceilings_for(config, [options.batch], device))
+    rows = measure_rows(timed, flops=flops, rounds=options.rounds, device=device)
+    if options.compile:  # In place, so after the eager rounds; beside our teacher again.
+        pipeline.transformer.compile_repeated_blocks()
+        drawing.by_pipeline()
+        pair = [replace(timed[0], name="DiTPipeline, compiled"), timed[1]]
+        rows += measure_rows(pair, flops=flops, rounds=options.rounds, device=device)[:1]
+    print(as_text(*rows_table(rows)))
+    for row in rows[1:]:
+        print(f"{rows[0].model} / {row.model}: {rows[0].median_ms / row.median_ms:.2f}")
+    if options.json:
+        write_json(options.json, {"machine": machine_facts(device), "rows": plain_rows(rows)})
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="DiT-S/2")
     parser.add_argument("--batch", type=int, default=1)
@@ -77,84 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="also time the pipeline with its blocks compiled")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    options = parser.parse_args(arguments)
-    device, config = resolve_device(options.device), usual_network(options.model)
-    torch.manual_seed(0)
-    pipeline = make_pipeline(config).to(device)
-    teacher = imported(pipeline, device)
-    label = torch.arange(options.batch, device=device) % config.num_classes
-    shape = (options.batch, config.channels, config.latent_size, config.latent_size)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
-    ode = plan_ode(teacher, num_teacher_steps=options.steps, guidance=GUIDANCE)
-    students = {
-        f"ard4-n{options.history_blocks}": StudentConfig(
-            num_steps=4, history_blocks=options.history_blocks, history=HistoryAttention.SHARED
-        ),
-        "step4": StudentConfig(num_steps=4, mask=HistoryMask.DIAGONAL, history_blocks=0),
-    }
-
-    def draw_pipeline() -> torch.Tensor:
-        generator = torch.Generator().manual_seed(1)
-        with autocast(device):
-            images = pipeline(
-                class_labels=label.tolist(),
-                guidance_scale=GUIDANCE.cfg_scale,
-                generator=generator,
-                num_inference_steps=options.steps,
-                output_type="np",
-            ).images
-        return torch.as_tensor(images)
-
-    def decoded(latents: torch.Tensor) -> torch.Tensor:
-        images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
-        return (images / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float()
-
-    @torch.no_grad()
-    def draw_teacher() -> torch.Tensor:
-        with autocast(device):
-            return decoded(solve_pf_ode(teacher, noise, label, ode=ode, kept=(0, options.steps)).x_t[:, -1])
-
-    def drawing(student_config: StudentConfig) -> Callable[[], torch.Tensor]:
-        student = random_student(teacher.network, student_config)
-
-        @torch.no_grad()
-        def draw() -> torch.Tensor:
-            with autocast(device):
-                return decoded(sample(student, noise, label=label)[:, -1])
-
-        return draw
-
-    off = float((draw_pipeline() - draw_teacher()).abs().max())
-    print(f"largest difference of a pixel, DiTPipeline and our teacher: {off:.1e}")
-    if off > (1e-3 if device.type == "cpu" else 5e-2):
-        raise SystemExit("the images differ: nothing is timed")
-    teacher_macs = teacher_row(config, ode).cost.total * options.batch
-    timed = [
-        Timed(name="DiTPipeline", batch=options.batch, run=draw_pipeline, macs=teacher_macs),
-        Timed(name=f"teacher{options.steps}", batch=options.batch, run=draw_teacher, macs=teacher_macs),
-        *(
-            Timed(
-                name=name,
-                batch=options.batch,
-                run=drawing(one),
-                macs=student_row(config, one).cost.total * options.batch,
-            )
-            for name, one in students.items()
-        ),
-    ]
-    ceilings = ceilings_for(config, [options.batch], device)
-    rows = measure_rows(timed, flops=best_flops(ceilings), rounds=options.rounds, device=device)
-    if options.compile:  # In place, so after the eager rounds; beside our teacher again.
-        pipeline.transformer.compile_repeated_blocks()
-        draw_pipeline()
-        compiled = Timed(name="DiTPipeline, compiled", batch=options.batch, run=draw_pipeline, macs=teacher_macs)
-        pair = [compiled, timed[1]]
-        rows += measure_rows(pair, flops=best_flops(ceilings), rounds=options.rounds, device=device)[:1]
-    print(as_text(*rows_table(rows)))
-    for row in rows[1:]:
-        print(f"{rows[0].model} / {row.model}: {rows[0].median_ms / row.median_ms:.2f}")
-    if options.json:
-        write_json(options.json, {"rows": plain_rows(rows)})
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """ard bench ceilings: what the machine can do at best."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ard.analysis.latency import machine_facts
-from ard.cli.bench.common import ceilings_for, dtype_of, named_network, parse_batches
+from ard.cli.bench.common import NetworkBench, ceilings_for, dtype_of, named_network, parse_batches
 from ard.cli.options import print_plan
-from ard.devices import DeviceName, resolve_device
+from ard.devices import resolve_device
 from ard.files import write_json
 from ard.table import as_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class CeilingsBench:
+class CeilingsBench(NetworkBench):
     """Measure matrix products at a network's shapes, large square ones, and a copy: the floors of all benchmarks.
 
     For instance:
@@ -20,23 +19,12 @@ class CeilingsBench:
         ard bench ceilings --model DiT-XL/2 --batch 32
     """
 
-    model: str = "DiT-XL/2"
-    """Whose products, by size and patch, or by a teacher's folder."""
-    batch: str = "8"
-    """Images drawn together."""
-    json: Path | None = None
-    """Where to write the rates as JSON."""
-    device: DeviceName = "auto"
-    """Where to compute."""
-    dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
-
     def run(self) -> None:
         """Measure, print."""
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         if self.dry_run:
             return print_plan({"network": config, "batches": batches, "machine": machine_facts(device)})
-        found = ceilings_for(config, batches, device)
+        found = ceilings_for(config, batches, device, rounds=self.rounds)
         body = [
             [one.name, f"{one.rate:.3g}", f"{one.lower_quartile:.3g}", f"{one.upper_quartile:.3g}", one.unit]
             for one in found

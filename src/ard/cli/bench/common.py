@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -10,11 +10,13 @@ import torch
 from ard.analysis.flops import usual_network
 from ard.analysis.latency import machine_facts
 from ard.bench.ceilings import Ceiling, best_flops, measure_ceilings, product_shapes
-from ard.bench.measure import BenchRow, plain_rows, ratios, rows_table
+from ard.bench.measure import Timed, measure_rows, plain_rows, ratios, rows_table
 from ard.cli.options import parse_range
+from ard.devices import DeviceName
 from ard.errors import InputError
 from ard.files import write_json
 from ard.models.transformer import TransformerConfig
+from ard.progress import progress_bar
 from ard.table import as_text
 from ard.teacher import load_teacher_card
 
@@ -26,6 +28,24 @@ PAIRS = (
     *((f"{name}-recomputed", name) for name in ("ard4-n6", "ard4-all")),
     ("dense", "ours"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkBench:
+    """The options of every benchmark of a network."""
+
+    model: str = "DiT-S/2"
+    """Size and patch on its usual data, such as DiT-XL/2 or tiny/2; or a teacher's folder."""
+    batch: str = "1"
+    """How many at a time: images, or trajectories; several such as 1,8,32."""
+    rounds: int = 7
+    """How often everything is timed."""
+    json: Path | None = None
+    """Where to write the rows as JSON."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    dry_run: bool = False
+    """Print the resolved configuration and do nothing."""
 
 
 def named_network(model: str) -> TransformerConfig:
@@ -48,23 +68,27 @@ def dtype_of(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def ceilings_for(network: TransformerConfig, batches: Sequence[int], device: torch.device) -> list[Ceiling]:
+def ceilings_for(
+    network: TransformerConfig, batches: Sequence[int], device: torch.device, *, rounds: int = 7
+) -> list[Ceiling]:
     """The machine's rates at the network's own products, and at large square ones."""
     tokens = network.num_tokens * max(batches)
-    return measure_ceilings(product_shapes(network, tokens), device=device, dtype=dtype_of(device), rounds=7)
+    return measure_ceilings(product_shapes(network, tokens), device=device, dtype=dtype_of(device), rounds=rounds)
 
 
-def tell(
-    name: str, rows: Sequence[BenchRow], ceilings: Sequence[Ceiling], device: torch.device, json: Path | None
+def time_and_tell(
+    name: str, timed: Sequence[Timed], ceilings: Sequence[Ceiling], bench: NetworkBench, device: torch.device
 ) -> None:
-    """Print the table, the ratios and the machine, and write the JSON."""
+    """Time everything, print the table, the ratios and the machine, and write the JSON."""
+    with progress_bar(len(timed) * (bench.rounds + 1), name, unit="run") as bar:
+        rows = measure_rows(timed, flops=best_flops(ceilings), rounds=bench.rounds, device=device, progress=bar.update)
     compared, machine = ratios(rows, PAIRS), machine_facts(device)
     print(as_text(*rows_table(rows)))
     for one in compared:
         print(f"{one['ratio']}, batch {one['batch']}: {one['value']:.3f}")
     print(f"floor: {best_flops(ceilings) / 1e12:.3g} TFLOP/s, the best product measured here just before")
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    if json:
+    if bench.json:
         plain = {"bench": name, "machine": machine, "rows": plain_rows(rows), "ratios": compared}
-        write_json(json, {**plain, "ceilings": [asdict(one) for one in ceilings]})
-        print(f"written to {json}")
+        write_json(bench.json, {**plain, "ceilings": [asdict(one) for one in ceilings]})
+        print(f"written to {bench.json}")

@@ -1,22 +1,19 @@
 """ard bench latency: how long drawing a batch takes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ard.analysis.latency import machine_facts
-from ard.bench.ceilings import best_flops
 from ard.bench.contenders import Contender, contenders, random_batch, random_network, require_equal
-from ard.bench.measure import Timed, measure_rows
-from ard.cli.bench.common import ceilings_for, named_network, parse_batches, tell
+from ard.bench.measure import Timed
+from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell
 from ard.cli.options import print_plan
-from ard.devices import DeviceName, resolve_device
+from ard.devices import resolve_device
 from ard.errors import require_at_least
 from ard.history import HistoryAttention
-from ard.progress import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyBench:
+class LatencyBench(NetworkBench):
     """Time teachers and students of one network side by side (the paper's Table 1, latency).
 
     The weights are random: time does not depend on them. In every round each model draws a batch, so that what slows
@@ -28,22 +25,10 @@ class LatencyBench:
         ard bench latency --model runs/teacher --models ard4-all,ard4-all-recomputed
     """
 
-    model: str = "DiT-B/2"
-    """Size and patch on its usual data, such as DiT-XL/2 or tiny/2; or a teacher's folder."""
     models: str = "step4,ard4-n6,kd1"
     """What to time, with commas between."""
-    batch: str = "1"
-    """Images drawn together, such as 1,8,32."""
     history: HistoryAttention = HistoryAttention.SHARED
     """How the history enters attention: shared (the paper's) or gated."""
-    rounds: int = 7
-    """How often every model is timed."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
-    device: DeviceName = "auto"
-    """Where to compute."""
-    dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
 
     def run(self) -> None:
         """Check, time, print."""
@@ -63,11 +48,7 @@ class LatencyBench:
             require_equal(one, tolerance=1e-4 if device.type == "cpu" else 2e-2)
         ceilings = ceilings_for(config, batches, device)
         timed = [_timed(one, size) for size, group in made.items() for one in group]
-        with progress_bar(len(timed) * (self.rounds + 1), "latency", unit="run") as bar:
-            rows = measure_rows(
-                timed, flops=best_flops(ceilings), rounds=self.rounds, device=device, progress=bar.update
-            )
-        tell("latency", rows, ceilings, device, self.json)
+        time_and_tell("latency", timed, ceilings, self, device)
 
 
 def _timed(one: Contender, batch: int) -> Timed:
