@@ -312,6 +312,16 @@ class TestCommand:
         assert "companion.contest" not in load_file(checkpoints(tmp_path / "checkpoints")[-1])
         assert load_card(tmp_path).recipe != load_card(toys / "student").recipe
 
+    def test_a_student_goes_on_with_its_own_settings_at_a_fifth_of_its_rate(
+        self, toys: Path, made: Callable[..., str]
+    ) -> None:
+        own = json.loads((toys / "student" / "run.json").read_text())["train"]
+        arguments = ["distill", "--resume-from", toys / "student", "--trajectories", toys / "store", "--dry-run"]
+        train = json.loads(made(*arguments, "--out", "x"))["train"]
+        changed = {"iterations": 600, "learning_rate": own["learning_rate"] / 5, "warmup": 0}
+        assert own["batch_size"] == 8, "not the preset's"
+        assert train == {**own, **changed}
+
     def test_a_card_of_before_the_adversarial_stage_still_loads(self, workspace: Path) -> None:
         path = workspace / "student" / "config.json"
         plain = json.loads(path.read_text())

@@ -1,6 +1,5 @@
 """ard distill: a trajectory store to a student."""
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from ard.history import HistoryMask
 from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import Teacher, load_teacher, reference_to
+from ard.teacher import load_teacher, reference_to
 from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
@@ -89,7 +88,6 @@ class Distill:
         _refuse_meaningless(config, self.distill)
         self._refuse_meaningless_adversary(config)
         reader = TrajectoryReader(self.trajectories, state=config.state, num_steps=config.num_steps, grid=grid)
-        frozen = dataclasses.replace(teacher, network=copy.deepcopy(teacher.network))
         student = Student(teacher.network, teacher.diffusion, reader.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
@@ -98,7 +96,7 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
-        loss_at, adversary = self._loss(student, reader, frozen)
+        loss_at, adversary = self._loss(student, reader, teacher_folder)
         state = train(
             student,
             loss_at,
@@ -155,12 +153,16 @@ class Distill:
         return card
 
     def _loss(
-        self, student: Student, reader: TrajectoryReader, frozen: Teacher
+        self, student: Student, reader: TrajectoryReader, teacher_folder: Path
     ) -> tuple[Callable[[int], Tensor], Companion]:
-        """The loss of each update, R or R + D, and what is trained beside the student."""
+        """The loss of each update, R or R + D, and what is trained beside the student.
+
+        The discriminator reads a teacher of its own, because the student has taken over the other's weights.
+        """
         if not self.adversarial:
             return distill_loss(student, reader, self.train, self.distill), Alone()
         seed, device = self.train.seed, student.step_embedding.device
+        frozen = load_teacher(teacher_folder, device)
         real_at = real_samples(self.adversary.real, reader, frozen.data, seed=seed)
         adversary = Adversary(student, frozen, real_at, probe_from(reader, device), self.adversary, seed=seed)
         return adversarial_loss(student_pass(student, reader, self.train, self.distill), adversary), adversary
