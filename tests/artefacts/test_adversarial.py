@@ -200,6 +200,20 @@ class TestSeparation:
         assert adversary.report(1)["adversarial_weight"] > 0
 
 
+class TestJudging:
+    """What the heads see of real and fake samples."""
+
+    @pytest.mark.parametrize("renoised", [0.0, 1.0])
+    def test_both_sides_are_judged_at_the_same_times_and_with_noises_of_their_own(
+        self, toys: Path, renoised: float
+    ) -> None:
+        _, adversary, reader = make(toys, dataclasses.replace(WITHOUT_WARM_UP, renoised=renoised))
+        same = Samples(*(part[:4] for part in real_samples(RealSource.TEACHER, reader, "none", seed=1)(0, 4)))
+        real, fake = adversary._judge(0, same, same)
+        assert torch.equal(real.condition, fake.condition)
+        assert torch.equal(real.features[0], fake.features[0]) is (renoised == 0)
+
+
 class TestReal:
     """What the discriminator takes for real."""
 
@@ -261,6 +275,7 @@ class TestCollapse:
             outcome(0.01, float).require_open(step=9, count=2 * WINDOW)
         assert "\n" not in str(refusal.value)
         outcome(0.01, lambda count: -float(count)).require_open(step=9, count=2 * WINDOW)
+        outcome(0.01, float).require_open(step=9, count=WINDOW - 1)  # Too early to say.
         outcome(0.5, float).require_open(step=9, count=2 * WINDOW)
 
     def test_a_run_that_collapses_stops_with_one_line_and_keeps_its_last_good_checkpoint(
