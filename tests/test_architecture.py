@@ -17,11 +17,12 @@ REPOSITORY = Path(__file__).parents[1]
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept"},
+    {"diffusion", "timegrid", "history", "kept", "graphs"},
     {"models"},
     {"teacher", "datasets"},
     {"students", "trajectories", "published"},
     {"losses", "sampling", "pictures"},
+    {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures"},
     {"report", "analysis"},

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ard.history import HistoryMask, KVCache, attend, attend_all_steps, block_mask
+from ard.history import HistoryAttention, HistoryMask, KVCache, attend, attend_all_steps, block_mask
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 
@@ -26,9 +26,12 @@ def gates(num_steps: int) -> Tensor:
     return torch.randn(num_steps, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-def make_cache(mask: HistoryMask, num_steps: int, history_blocks: int = 2) -> KVCache:
+def make_cache(
+    mask: HistoryMask, num_steps: int, history: HistoryAttention = HistoryAttention.GATED, history_blocks: int = 2
+) -> KVCache:
     cache = KVCache(
         mask,
+        history,
         num_steps=num_steps,
         history_blocks=history_blocks,
         batch=5,
@@ -113,38 +116,60 @@ def test_closed_gates_are_ordinary_self_attention(mask: HistoryMask) -> None:
 @pytest.mark.parametrize("mask", HistoryMask)
 def test_step_by_step_from_the_cache_equals_all_steps_at_once(mask: HistoryMask, num_steps: int, gated: bool) -> None:
     q, k, v = (heads(seed, 5, num_steps) for seed in range(3))
-    some_gates, cache = gates(num_steps) if gated else None, make_cache(mask, num_steps)
+    some_gates = gates(num_steps) if gated else None
+    cache = make_cache(mask, num_steps, HistoryAttention.GATED if gated else HistoryAttention.SHARED)
     wanted = attend_all_steps(q, k, v, mask=mask, gates=some_gates)
     for step in range(num_steps):
         gate = None if some_gates is None else some_gates[step]
-        output = attend(q[:, step], k[:, step], v[:, step], *cache.read(1, step), gate)
-        cache.write(1, step, k[:, step], v[:, step])
+        output = cache.attend(1, step, q[:, step], k[:, step], v[:, step], gate)
         torch.testing.assert_close(output, wanted[:, step], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("mask", "num_steps", "slots"),
-    [(CAUSAL, 1, 0), (CAUSAL, 2, 1), (CAUSAL, 5, 4), (WINDOW, 5, 4), (ANCHOR, 1, 0), (ANCHOR, 5, 1), (DIAGONAL, 5, 0)],
+    [(CAUSAL, 1, 0), (CAUSAL, 2, 1), (CAUSAL, 5, 4), (WINDOW, 5, 1), (ANCHOR, 1, 0), (ANCHOR, 5, 1), (DIAGONAL, 5, 0)],
 )
-def test_the_cache_has_a_slot_up_to_the_last_step_that_is_read(mask: HistoryMask, num_steps: int, slots: int) -> None:
+def test_the_cache_has_a_slot_for_each_step_of_the_longest_history(
+    mask: HistoryMask, num_steps: int, slots: int
+) -> None:
     assert make_cache(mask, num_steps).store.shape == (2, 2, 5, 2, slots * 3, 4)
+    shared = make_cache(mask, num_steps, HistoryAttention.SHARED)
+    assert shared.slots == (slots + 1 if slots else 0), "and one for the step itself, when one softmax reads both"
+
+
+def attend_with(cache: KVCache, block: int, steps: int) -> None:
+    """Let steps whose keys are all their number, and whose values are 10 more, attend one after the other."""
+    for step in range(steps):
+        k = torch.full_like(heads(0, 5), float(step))
+        cache.attend(block, step, k, k, k + 10, torch.ones(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mask", HistoryMask)
-def test_only_steps_that_are_read_later_are_written(mask: HistoryMask) -> None:
+def test_a_step_finds_the_keys_and_values_of_the_steps_that_it_may_read(mask: HistoryMask) -> None:
+    for step in range(5):
+        cache = make_cache(mask, 5)
+        attend_with(cache, 0, step)
+        k, v = cache.read(0, step)
+        assert k[0, 0, ::3, 0].tolist() == list(mask.readable(step))
+        assert v[0, 0, ::3, 0].tolist() == [earlier + 10 for earlier in mask.readable(step)]
+
+
+@pytest.mark.parametrize("mask", [WINDOW, ANCHOR, CAUSAL])
+def test_the_last_step_writes_nothing_when_the_history_has_a_softmax_of_its_own(mask: HistoryMask) -> None:
     cache = make_cache(mask, 4)
-    for step in range(4):
-        cache.write(0, step, heads(0, 5), heads(1, 5))
-    slots = cache.store[0, 0].isfinite().unflatten(2, (-1, 3)).all(dim=(0, 1, 3, 4)).nonzero().flatten().tolist()
-    assert slots == {DIAGONAL: [], WINDOW: [0, 1, 2], ANCHOR: [0], CAUSAL: [0, 1, 2]}[mask]
+    attend_with(cache, 0, 3)
+    before = cache.store.clone()
+    k = torch.full_like(heads(0, 5), 3.0)
+    cache.attend(0, 3, k, k, k, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(cache.store, before, rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_cache_keeps_blocks_apart() -> None:
     cache = make_cache(CAUSAL, 3)
-    cache.write(1, 0, heads(0, 5), heads(1, 5))
+    attend_with(cache, 1, 1)
     k, v = cache.read(1, 1)
-    assert torch.equal(k, heads(0, 5))
-    assert torch.equal(v, heads(1, 5))
+    assert (k == 0).all()
+    assert (v == 10).all()
     assert cache.read(0, 1)[0].isnan().all()
 
 

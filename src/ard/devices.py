@@ -22,10 +22,14 @@ def resolve_device(name: DeviceName) -> torch.device:
     return torch.device(name)
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Bf16 where a GPU has it; None elsewhere, where it is slower than fp32 on most machines."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+
+
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bf16 where a GPU has it, on top of fp32 weights; fp32 elsewhere (bf16 is slower on most CPUs)."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    """Bf16 on top of fp32 weights where a GPU has it; fp32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocast_dtype(device) is not None)
 
 
 def default_workers(device: torch.device) -> int:

@@ -92,11 +92,16 @@ def attend_all_steps(
 
 
 class KVCache:
-    """Keys and values of the earlier steps in the lowest N blocks, allocated once. The last step writes nothing."""
+    """Keys and values of the steps in the lowest N blocks, allocated once; a step that nobody reads any more gives way.
+
+    With one softmax (SHARED) a step writes its own beside its history's, so that what it attends to is one slice and
+    nothing is ever concatenated. With a softmax apart (GATED) only what a later step reads is written.
+    """
 
     def __init__(
         self,
         mask: HistoryMask,
+        history: HistoryAttention,
         *,
         num_steps: int,
         history_blocks: int,
@@ -109,19 +114,38 @@ class KVCache:
         self.mask = mask
         self.num_steps = num_steps
         self.num_tokens = num_tokens
-        slots = max(mask.readable(step).stop for step in range(num_steps))
-        shape = (2, history_blocks, batch, num_heads, slots * num_tokens, head_width)
+        longest = max(len(mask.readable(step)) for step in range(num_steps))
+        own = longest > 0 and history is HistoryAttention.SHARED
+        self.slots = longest + own
+        shape = (2, history_blocks, batch, num_heads, self.slots * num_tokens, head_width)
         self.store = torch.empty(shape, dtype=like.dtype, device=like.device)
 
-    def write(self, block: int, step: int, k: Heads, v: Heads) -> None:
-        """Keep the keys and values of `step`, unless no later step can read them."""
+    def attend(self, block: int, step: int, q: Heads, k: Heads, v: Heads, gate: Gate | None) -> Heads:
+        """The queries of `step` on its own keys and its history's, which are kept for later; SHARED has no gate."""
+        if self.slots == 0:
+            return scaled_dot_product_attention(q, k, v)
+        if gate is None:
+            self._put(block, step, k, v)
+            return scaled_dot_product_attention(q, *self._slots(block, 0, len(self.mask.readable(step)) + 1))
+        output = attend(q, k, v, *self.read(block, step), gate)
         if any(step in self.mask.readable(later) for later in range(step + 1, self.num_steps)):
-            place = slice(step * self.num_tokens, (step + 1) * self.num_tokens)
-            self.store[0, block, :, :, place] = k
-            self.store[1, block, :, :, place] = v
+            self._put(block, step, k, v)
+        return output
 
     def read(self, block: int, step: int) -> tuple[HistoryHeads, HistoryHeads]:
-        """The keys and values that `step` may read: views, not copies."""
+        """The keys and values of the earlier steps that `step` may read: views, not copies."""
         readable = self.mask.readable(step)
-        place = slice(readable.start * self.num_tokens, readable.stop * self.num_tokens)
+        return self._slots(block, self._slot(readable.start) if readable else 0, len(readable))
+
+    def _slot(self, step: int) -> int:
+        """Where the keys and values of `step` are: a ring, but M3 never gives the noise's place away."""
+        return min(step, self.slots - 1) if self.mask is HistoryMask.ANCHOR else step % self.slots
+
+    def _slots(self, block: int, first: int, count: int) -> tuple[HistoryHeads, HistoryHeads]:
+        place = slice(first * self.num_tokens, (first + count) * self.num_tokens)
         return self.store[0, block, :, :, place], self.store[1, block, :, :, place]
+
+    @torch.no_grad()
+    def _put(self, block: int, step: int, k: Heads, v: Heads) -> None:
+        for kept, given in zip(self._slots(block, self._slot(step), 1), (k, v), strict=True):
+            kept.copy_(given)

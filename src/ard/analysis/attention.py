@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ard.figures import HeatMap, heat_maps
 from ard.history import Gate, KVCache
-from ard.models.layers import Attend, Attention
+from ard.models.layers import Attend
 from ard.models.student import History, Student
 from ard.sampling import sample
 from ard.types import Heads, Labels, Latents, Tokens
@@ -93,18 +93,17 @@ def _read(
 def _observed(student: Student, observe: Observe) -> Iterator[None]:
     """Let `observe` see each attention in sampling before it is computed; the student computes what it always does."""
 
-    def watch(_module: object, arguments: tuple[Tokens, History, int]) -> tuple[Tokens, Attend, int]:
-        tokens, history, layer = arguments
+    def watch(_module: object, arguments: tuple[Tokens, Tensor, History, int]) -> tuple[Tokens, Tensor, Attend, int]:
+        tokens, condition, history, layer = arguments
 
         def attend(block: int, q: Heads, k: Heads, v: Heads) -> Heads:
             if history.cache is not None:
                 observe(history.step, history.cache, block, q, k)
             return history(block, q, k, v)
 
-        return tokens, attend, layer
+        return tokens, condition, attend, layer
 
-    modules = [module for module in student.network.modules() if isinstance(module, Attention)]
-    handles = [module.register_forward_pre_hook(watch) for module in modules]
+    handles = [block.register_forward_pre_hook(watch) for block in student.network.blocks]
     try:
         yield
     finally:

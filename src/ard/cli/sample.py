@@ -17,6 +17,7 @@ from ard.cli.sample_grid import (
 )
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
+from ard.fast_sampling import Speed
 from ard.files import write_atomically
 from ard.models.autoencoder import find_autoencoder, load_decoder
 from ard.pictures import labelled_sheet, png_bytes, save_pixels
@@ -57,6 +58,8 @@ class Sample:
     """A local folder of diffusers' AutoencoderKL: decodes the latents of students that do not make pictures."""
     batch_size: int = 64
     """Images drawn together."""
+    speed: Speed = Speed.REFERENCE
+    """reference; fast: prepared once, the same images within rounding (of bf16 on a GPU); compiled: and compiled."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -73,7 +76,7 @@ class Sample:
         autoencoder = find_autoencoder(self.vae, cards[0].network.channels, self.student[0])
         seeds = parse_seeds(self.seeds)
         labels = self._labels(seeds, cards[0].network.num_classes)
-        rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students)]
+        rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students, self.speed)]
         if self.dry_run:
             plan = {"students": cards, "rows": [row.label for row in rows], "seeds": self.seeds, "labels": self.labels}
             return print_plan({**plan, "vae": self.vae, "device": str(device), "out": self.out})

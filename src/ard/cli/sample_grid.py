@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from ard.errors import InputError
+from ard.fast_sampling import Speed, drawing
 from ard.models.autoencoder import DecodedImages
 from ard.models.student import Student
 from ard.models.transformer import TransformerConfig
 from ard.pictures import Pixels, to_pixels
-from ard.sampling import sample
 from ard.students import StudentCard, check_teacher
 from ard.teacher import Ode, Teacher, load_teacher, noise_for_seeds, solve_pf_ode
 from ard.types import Labels, Latents
@@ -48,13 +48,15 @@ def teacher_grid_rows(
     return rows
 
 
-def student_grid_rows(folders: Sequence[Path], students: Sequence[tuple[Student, StudentCard]]) -> list[GridRow]:
+def student_grid_rows(
+    folders: Sequence[Path], students: Sequence[tuple[Student, StudentCard]], speed: Speed
+) -> list[GridRow]:
     """A row per student, named like its folder."""
     names = [folder.resolve().name for folder in folders]
     rows = []
     for folder, name, (student, card) in zip(folders, names, students, strict=True):
         steps, shown = card.student.num_steps, str(folder) if names.count(name) > 1 else name
-        rows.append(GridRow(label=f"{shown} · {steps} step{'s' * (steps > 1)}", draw=_student_draw(student)))
+        rows.append(GridRow(label=f"{shown} · {steps} step{'s' * (steps > 1)}", draw=drawing(student, speed)))
     return rows
 
 
@@ -86,10 +88,6 @@ def require_one_shape(folders: Sequence[Path], cards: Sequence[StudentCard]) -> 
         if shape != shapes[0]:
             told = [f"{c} x {size} x {size} with {classes} classes" for c, size, classes in (shape, shapes[0])]
             raise InputError(f"{folder} makes {told[0]}, {folders[0]} {told[1]}; the students of a grid make the same")
-
-
-def _student_draw(student: Student) -> Callable[[Latents, Labels], Latents]:
-    return lambda noise, label: sample(student, noise, label=label)[:, -1]
 
 
 def _ode_row(name: str, teacher: Teacher, ode: Ode) -> GridRow:

@@ -71,8 +71,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tokens, attend: Attend, block: int) -> Tokens:
         """Project, attend, project back."""
+        return self.join(attend(block, *self.heads(x)))
+
+    def heads(self, x: Tokens) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # row head token e
-        return self.proj(attend(block, q, k, v).transpose(1, 2).flatten(2))
+        return q, k, v
+
+    def join(self, attended: Heads) -> Tokens:
+        """What the heads have gathered, projected back."""
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -100,9 +108,19 @@ class Block(nn.Module):
 
     def forward(self, x: Tokens, condition: Condition, attend: Attend, block: int) -> Tokens:
         """The modulation is computed once per latent, here, and broadcast over its tokens."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn(modulate(x, shift_a, scale_a), attend, block))
-        normed = modulate(x, shift_m, scale_m, eps=self.mlp_norm_eps)
+        modulation = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        return self.leave(x, attend(block, *self.enter(x, *modulation[:2])), *modulation[2:])
+
+    def enter(self, x: Tokens, shift: Condition, scale: Condition) -> tuple[Heads, Heads, Heads]:
+        """Up to the attention: its queries, keys and values."""
+        return self.attn.heads(modulate(x, shift, scale))
+
+    def leave(
+        self, x: Tokens, attended: Heads, gate_a: Condition, shift: Condition, scale: Condition, gate_m: Condition
+    ) -> Tokens:
+        """From the attention on: its output and the MLP's are added through their gates."""
+        x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn.join(attended))
+        normed = modulate(x, shift, scale, eps=self.mlp_norm_eps)
         return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(normed))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ard.diffusion import Diffusion, ddim_step
 from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask, KVCache, attend, attend_all_steps
+from ard.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
 from ard.models.layers import attend_self
 from ard.models.transformer import Transformer
 from ard.types import Heads, Labels, Latents, Patches, States, Tokens
@@ -100,6 +100,7 @@ class Student(nn.Module):
         shape = self.network.config
         return KVCache(
             self.config.mask,
+            self.config.history,
             num_steps=self.config.num_steps,
             history_blocks=self.config.history_blocks,
             batch=noise.shape[0],
@@ -138,10 +139,7 @@ class History:
             return attend_self(block, q, k, v)
         gates = self.student.gates[block] if self.student.gated_blocks else None
         if self.cache is not None:
-            gate = None if gates is None else gates[self.step]
-            output = attend(q, k, v, *self.cache.read(block, self.step), gate)
-            self.cache.write(block, self.step, k, v)
-            return output
+            return self.cache.attend(block, self.step, q, k, v, None if gates is None else gates[self.step])
         heads = (x.unflatten(0, (-1, self.count)) for x in (q, k, v))
         return attend_all_steps(*heads, mask=config.mask, gates=None if gates is None else gates[: self.count]).flatten(
             0, 1

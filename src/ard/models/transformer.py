@@ -124,9 +124,13 @@ class Transformer(nn.Module):
 
     def embed(self, x: Latents) -> Tokens:
         """Patches to tokens, with their positions."""
+        return self.x_embedder(self.patchify(x)) + self.pos_embed
+
+    def patchify(self, x: Latents) -> Patches:
+        """The values of each patch, channel by channel and row by row."""
         patch, grid = self.config.patch_size, self.config.grid
         x = x.unflatten(3, (grid, patch)).unflatten(2, (grid, patch))  # row c gh ph gw pw
-        return self.x_embedder(x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.pos_embed
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def condition(self, t: Times, label: Labels) -> Condition:
         """One conditioning vector per latent: its time plus its class."""
