@@ -41,6 +41,7 @@ class TestContenders:
             ("ard4-n2", StudentConfig(num_steps=4, history_blocks=2)),
             ("ard2-all", StudentConfig(num_steps=2, history_blocks=3)),
             ("ard2-all-recomputed", StudentConfig(num_steps=2, history_blocks=3)),
+            ("ard4-n2-fast", StudentConfig(num_steps=4, history_blocks=2)),
         ],
     )
     def test_a_name_is_a_student_and_costs_what_ard_flops_says(
@@ -62,13 +63,25 @@ class TestContenders:
         require_equal(made, tolerance=1e-5)
         assert not torch.allclose(made[0].run(), made[2].run(), rtol=1e-3, atol=1e-4), "history is read"
 
+    @pytest.mark.parametrize("history", HistoryAttention)
+    def test_fast_models_draw_the_images_of_the_plain_ones(
+        self, network: Transformer, history: HistoryAttention
+    ) -> None:
+        names = ["ard3-n2", "ard3-n2-fast", "step3", "step3-fast", "kd1", "kd1-fast"]
+        made = contenders(names, network, random_batch(SHAPE, 2, CPU), history=history)
+        assert [one.equals for one in made[1::2]] == ["ard3-n2", "step3", "kd1"]
+        require_equal(made, tolerance=1e-5)
+        assert not torch.allclose(made[1].run(), made[3].run(), rtol=1e-3, atol=1e-4), "history is read"
+
     def test_models_that_should_be_equal_and_are_not_stop_the_benchmark(self, network: Transformer) -> None:
         cached, recomputed = contenders(["ard2-all", "ard2-all-recomputed"], network, random_batch(SHAPE, 1, CPU))
         object.__setattr__(cached, "run", lambda: 1.01 * recomputed.run())
         with pytest.raises(InputError, match=r"draw different images, by .*: nothing is timed"):
             require_equal([cached, recomputed], tolerance=1e-4)
 
-    @pytest.mark.parametrize("name", ["ard4", "teacher", "kd2", "step0", "ard4-n6-all", "best"])
+    @pytest.mark.parametrize(
+        "name", ["ard4", "teacher", "kd2", "step0", "ard4-n6-all", "step4-recomputed", "teacher5-fast", "best"]
+    )
     def test_a_name_that_none_has_is_refused(self, network: Transformer, name: str) -> None:
         with pytest.raises(InputError, match="--models: "):
             contenders([name], network, random_batch(SHAPE, 1, CPU))
@@ -171,6 +184,24 @@ class TestCommands:
         ]
         assert "ard2-all / step2, batch 2" in told
         assert written["machine"]["torch"] == torch.__version__
+
+    def test_all_runs_every_benchmark_and_writes_them_together(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "all.json"
+        words = ["--model", "tiny/4", "--models", "teacher2,ard4-n1", "--rounds", "1", "--num", "600"]
+        assert cli.run(["bench", "all", *words, "--json", str(path)]) == 0
+        written = json.loads(path.read_text())
+        assert list(written) == ["ceilings", "latency", "train", "collect", "data"]
+        assert [row["model"] for row in written["latency"]["rows"]] == ["teacher2", "ard4-n1"]
+        assert [row["model"] for row in written["train"]["rows"]] == ["ours", "dense"]
+        assert "trajectories/s" in capsys.readouterr().out
+
+    def test_cpu_is_all_of_them_on_a_small_network(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["bench", "cpu", "--dry-run"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert {part["device"] for name, part in plan.items() if name != "data"} == {"cpu"}
+        assert plan["latency"]["models"].startswith("teacher25,step4,ard4-n6,ard4-all")
 
     def test_train_compares_ours_with_the_dense_layout(self, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["--model", "tiny/4", "--num-steps", "2", "--batch", "2", "--rounds", "1", "--device", "cpu"]

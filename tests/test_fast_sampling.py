@@ -123,7 +123,8 @@ def test_packed_blocks_are_the_blocks(make_student: MakeStudent) -> None:
     tokens, condition = torch.randn(3, 5, 16), torch.randn(3, 16)
     with torch.no_grad():
         for own, other in zip(student.network.blocks, packed.network.blocks, strict=True):
-            assert not torch.equal(tokens, wanted := own(tokens, condition, attend_self, 0))
+            wanted = own(tokens, condition, attend_self, 0)
+            assert not torch.equal(tokens, wanted)
             torch.testing.assert_close(other(tokens, condition, attend_self, 0), wanted, rtol=1e-5, atol=1e-5)
     assert packed.gates is student.gates
     assert with_packed_weights(student.double()) is student

@@ -12,15 +12,15 @@ from ard.analysis.flops import student_row, teacher_row
 from ard.devices import autocast
 from ard.diffusion import Diffusion, Solver
 from ard.errors import InputError
+from ard.fast_sampling import Draw, Speed, drawing
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import Transformer, TransformerConfig
-from ard.sampling import sample
 from ard.teacher import Guidance, Ode, Teacher, solve_pf_ode
 from ard.types import Labels, Latents
 
-NAMES = "teacher25, kd1, step4, ard4-n6, ard4-all, ard4-all-recomputed"
-PATTERN = re.compile(r"(?:(teacher)(\d+)|(step|kd)(\d+)|(ard)(\d+)-(?:n(\d+)|(all))(-recomputed)?)")
+NAMES = "teacher25, kd1, step4, ard4-n6, ard4-all, ard4-all-recomputed, ard4-n6-fast, ard4-n6-compiled"
+PATTERN = re.compile(r"(?:(teacher)(\d+)|(?:(step|kd)(\d+)|ard(\d+)-(?:n(\d+)|all))(-recomputed|-fast|-compiled)?)")
 DIFFUSION = Diffusion()
 
 
@@ -99,7 +99,9 @@ def _contender(name: str, network: Transformer, batch: Batch, history: HistoryAt
     match = PATTERN.fullmatch(name)
     if match is None:
         raise InputError(f"--models: unknown model {name!r}; allowed: such as {NAMES}")
-    teacher, teacher_steps, plain, plain_steps, _, steps, blocks, _, recomputed = match.groups()
+    teacher, teacher_steps, plain, plain_steps, steps, blocks, way = match.groups()
+    if plain and way == "-recomputed":
+        raise InputError(f"--models: {name} has no history to recompute; allowed: such as {NAMES}")
     if plain == "kd" and int(plain_steps) != 1:
         raise InputError(f"--models: {name} has {plain_steps} steps; knowledge distillation has 1: kd1")
     if int(teacher_steps or plain_steps or steps) < 1:
@@ -112,15 +114,20 @@ def _contender(name: str, network: Transformer, batch: Batch, history: HistoryAt
         history_blocks=0 if plain else int(blocks or network.config.depth),
         history=history,
     )
-    student = random_student(network, config)
-    draw = sample_recomputing if recomputed else _last_of_sample
+    draw, macs = _drawn(random_student(network, config), way), student_row(network.config, config).cost.total
 
     def run() -> Tensor:
         with torch.no_grad(), autocast(batch.noise.device):
-            return draw(student, batch.noise, label=batch.label)
+            return draw(batch.noise, batch.label)
 
-    macs = student_row(network.config, config).cost.total
-    return Contender(name=name, macs=macs, run=run, equals=name.removesuffix("-recomputed") if recomputed else None)
+    return Contender(name=name, macs=macs, run=run, equals=name.removesuffix(way) if way else None)
+
+
+def _drawn(student: Student, way: str | None) -> Draw:
+    """How images are drawn: the reference, without its cache, or at another speed."""
+    if way == "-recomputed":
+        return lambda noise, label: sample_recomputing(student, noise, label=label)
+    return drawing(student, Speed(way.removeprefix("-")) if way else Speed.REFERENCE)
 
 
 def _teacher(name: str, num_steps: int, network: Transformer, batch: Batch) -> Contender:
@@ -134,7 +141,3 @@ def _teacher(name: str, num_steps: int, network: Transformer, batch: Batch) -> C
             return solve_pf_ode(teacher, batch.noise, batch.label, ode=ode, kept=(0, num_steps)).x_t[:, -1]
 
     return Contender(name=name, macs=teacher_row(network.config, ode).cost.total, run=run)
-
-
-def _last_of_sample(student: Student, noise: Latents, *, label: Labels) -> Latents:
-    return sample(student, noise, label=label)[:, -1]

@@ -42,6 +42,8 @@ COMMANDS = {
         "score against training iterations (Figure 6a)",
     ),
     "analyze pareto": ("ard.cli.analyze.pareto", "Pareto", "score against cost and latency (Figure 2c, d)"),
+    "bench all": ("ard.cli.bench.all", "AllBench", "every benchmark of one network"),
+    "bench cpu": ("ard.cli.bench.all", "CpuBench", "the same on a small network, in two minutes"),
     "bench ceilings": ("ard.cli.bench.ceilings", "CeilingsBench", "what the machine can do at best"),
     "bench latency": ("ard.cli.bench.latency", "LatencyBench", "how long drawing a batch takes (Table 1)"),
     "bench train": ("ard.cli.bench.train", "TrainBench", "how long an update of a student takes"),

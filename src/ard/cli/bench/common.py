@@ -26,6 +26,8 @@ PAIRS = (
     *((name, "step4") for name in ("ard4-n1", "ard4-n6", "ard4-all")),
     *((name, "step2") for name in ("ard2-n6", "ard2-all")),
     *((f"{name}-recomputed", name) for name in ("ard4-n6", "ard4-all")),
+    *((name, f"{name}-{speed}") for name in ("ard4-n6", "ard4-all", "step4", "kd1") for speed in ("fast", "compiled")),
+    *((f"teacher{steps}", f"ard4-n6-{speed}") for steps in (24, 25) for speed in ("fast", "compiled")),
     ("dense", "ours"),
 )
 

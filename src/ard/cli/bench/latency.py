@@ -18,11 +18,12 @@ class LatencyBench(NetworkBench):
 
     The weights are random: time does not depend on them. In every round each model draws a batch, so that what slows
     the machine down meets all of them; models that must draw the same images are checked before. Models are teacherT
-    (T guided steps), kd1, stepS, ardS-nN, ardS-all, and ardS-all-recomputed (without the cache). For instance:
+    (T guided steps), kd1, stepS, ardS-nN and ardS-all; a student with -fast or -compiled draws as `ard sample --speed`
+    does, one with -recomputed without the cache. For instance:
 
         ard bench latency --model DiT-XL/2 --models teacher25,step4,ard4-n6,ard4-all,kd1 --batch 1,8,32,128
         ard bench latency --model DiT-B/2 --models step4,ard4-n6 --batch 1 --json latency.json
-        ard bench latency --model runs/teacher --models ard4-all,ard4-all-recomputed
+        ard bench latency --model runs/teacher --models ard4-all,ard4-all-recomputed,ard4-all-fast
     """
 
     models: str = "step4,ard4-n6,kd1"
