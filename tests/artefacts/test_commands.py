@@ -205,6 +205,14 @@ class TestSample:
         assert arrays["labels"].tolist() == label.tolist()
         assert arrays["seeds"].tolist() == [3, 4, 5, 6]
 
+    def test_fast_draws_the_reference_within_a_grey_level(self, toys: Path, tmp_path: Path, made: Made) -> None:
+        reference, fast = (
+            draw(made, toys / "student", tmp_path / f"{speed}.npz", "--seeds", "0-6", "--speed", speed)["arr_0"]
+            for speed in ("reference", "fast")
+        )
+        assert reference.std() > 10, "the images are not flat"
+        assert np.abs(reference.astype(int) - fast).max() <= 1
+
     def test_samples_do_not_depend_on_the_batch_size(self, toys: Path, tmp_path: Path, made: Made) -> None:
         first, *others = [
             draw(made, toys / "student", tmp_path / f"{size}.npz", "--seeds", "0-6", "--batch-size", size)["arr_0"]
