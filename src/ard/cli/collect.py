@@ -45,7 +45,8 @@ class Collect:
     """Solver steps of the teacher."""
     guidance: Guidance = field(default_factory=Guidance)
     solver: Solver | None = None
-    """ddim for VP; euler or heun for flow. None: first order."""
+    """ddim for VP; euler or heun for flow; dpmpp_2m for both: another teacher than the first-order one. None: first
+    order."""
     states: tuple[StateKind, ...] = (StateKind.X_T,)
     """What is stored: x_t, x_0_hat, or both."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
