@@ -4,7 +4,7 @@ import functools
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def collect(folder: Path, manifest: Manifest, *, device: torch.device, workers: 
     if min(workers, len(missing)) > 1:
         _share_out(folder, manifest, missing, device, min(workers, len(missing)), progress)
     else:
-        for shard in missing:
-            progress(_make_shard(folder, manifest, shard, device))
+        _make_in_turn(folder, manifest, missing, device, progress)
     finish(folder, manifest)
 
 
@@ -100,15 +99,40 @@ def _prepare(folder: Path, manifest: Manifest) -> None:
     remove_leftovers(folder)
 
 
+def _make_in_turn(
+    folder: Path, manifest: Manifest, shards: list[int], device: torch.device, progress: Progress
+) -> None:
+    """Make `shards` one after the other; while one is solved, a thread writes the one before it, and no more."""
+    writing: Future[int] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for shard in shards:
+            solved = _solve_shard(folder, manifest, shard, device)
+            if writing:
+                progress(writing.result())
+            writing = writer.submit(_publish, folder, manifest, shard, solved)
+        if writing:
+            progress(writing.result())
+
+
 def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> int:
     """Make and publish one shard; returns its number of trajectories."""
+    return _publish(folder, manifest, shard, _solve_shard(folder, manifest, shard, device))
+
+
+def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of one shard."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     teacher = _load_once(manifest.teacher.folder(folder), device)
     seeds, size = manifest.seeds(shard), manifest.batch_size
     batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
-    write_shard(folder / shard_name(shard), _shard_tensors(manifest, seeds, batches), manifest.identity)
-    return len(seeds)
+    return _shard_tensors(manifest, seeds, batches)
+
+
+def _publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Tensor]) -> int:
+    """Write a shard; returns its number of trajectories."""
+    write_shard(folder / shard_name(shard), tensors, manifest.identity)
+    return manifest.rows(shard)
 
 
 def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
