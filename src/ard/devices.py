@@ -2,6 +2,7 @@
 
 import os
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import Literal
 
 import torch
@@ -9,6 +10,13 @@ import torch
 from ard.errors import InputError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Precision(StrEnum):
+    """In which precision a network computes."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"  # 8 bits of precision, the range of fp32.
 
 
 def resolve_device(name: DeviceName) -> torch.device:

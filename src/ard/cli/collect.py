@@ -13,7 +13,8 @@ from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.teacher import Guidance, load_teacher, plan_ode
 from ard.timegrid import check_indices, uniform_indices
-from ard.trajectories.collect import collect, plan_store
+from ard.trajectories.collect import collect, plan_store, with_measured_error
+from ard.trajectories.execution import Execution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Collect:
     """Trajectories per file."""
     batch_size: int = 128
     """Trajectories solved together."""
+    execution: Execution = field(default_factory=Execution)
     workers: int = 0
     """Processes; 0: one per core on a CPU, one on a GPU."""
     device: DeviceName = "auto"
@@ -85,10 +87,15 @@ class Collect:
             dtype=self.dtype,
             shard_size=self.shard_size,
             batch_size=self.batch_size,
+            execution=self.execution,
         )
         workers = self.workers or default_workers(device)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "workers": workers, "out": self.out})
+        manifest = with_measured_error(self.out, manifest, device=device)
+        if manifest.x_0_error is not None:
+            told = f"first {min(self.num, self.batch_size)} images against eager fp32"
+            print(f"{told}: relative error {manifest.x_0_error:.3g}")
         with progress_bar(self.num, "collect", unit="traj") as bar:
             collect(self.out, manifest, device=device, workers=workers, progress=bar.update)
         print(f"trajectories {self.out}: {self.num} in {manifest.num_shards} shards")

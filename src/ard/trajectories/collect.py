@@ -1,11 +1,13 @@
 """Making a store: every shard is a pure function of the teacher and its seeds, so any worker may make it, any time."""
 
 import functools
+import math
 import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,9 +20,11 @@ from ard.models.student import StateKind
 from ard.processes import die_with_parent
 from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
+from ard.trajectories.execution import Execution, executed, relative_error
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
 from ard.trajectories.reader import is_published
 from ard.trajectories.shards import open_shard, write_shard
+from ard.types import Labels, Latents
 
 Progress = Callable[[int], None]  # Told how many trajectories have just been published.
 
@@ -56,6 +60,7 @@ def plan_store(
     dtype: str = "float16",
     shard_size: int = 256,
     batch_size: int = 128,
+    execution: Execution | None = None,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
@@ -75,7 +80,29 @@ def plan_store(
         num=num,
         shard_size=shard_size,
         batch_size=batch_size,
+        execution=execution or Execution(),
     )
+
+
+def with_measured_error(folder: Path, manifest: Manifest, *, device: torch.device) -> Manifest:
+    """`manifest` with its `x_0_error`: that of the store in `folder`, else measured on the first batch.
+
+    InputError when `folder` holds other trajectories.
+    """
+    if manifest.execution == Execution():
+        return manifest
+    if (folder / "manifest.json").exists():
+        stored, _ = load_manifest(folder)
+        check_same(folder, stored, manifest)
+        if stored.x_0_error is not None:
+            return replace(manifest, x_0_error=stored.x_0_error)
+    place = manifest.teacher.folder(folder)
+    noise, label = _starts(manifest, manifest.seeds(0)[: manifest.batch_size], device)
+    eager, other = load_teacher(place, device), _load_once(place, device, manifest.execution)
+    error = relative_error(eager, other, noise, label, ode=manifest.ode)
+    if not math.isfinite(error):
+        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number images")
+    return replace(manifest, x_0_error=float(f"{error:.3g}"))
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
@@ -123,7 +150,7 @@ def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.dev
     """The tensors of one shard."""
     if device.type == "cpu":
         torch.set_num_threads(1)
-    teacher = _load_once(manifest.teacher.folder(folder), device)
+    teacher = _load_once(manifest.teacher.folder(folder), device, manifest.execution)
     seeds, size = manifest.seeds(shard), manifest.batch_size
     batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
     return _shard_tensors(manifest, seeds, batches)
@@ -137,14 +164,19 @@ def _publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Te
 
 def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
     """One batch of trajectories, on the CPU; InputError when the teacher yields something that is no number."""
-    channels, height, width = manifest.shape
-    noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
-    label = torch.tensor(seeds, device=device) % manifest.num_classes
+    noise, label = _starts(manifest, seeds, device)
     solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
     stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
     if not all(states.isfinite().all() for states in stored):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
     return stored
+
+
+def _starts(manifest: Manifest, seeds: range, device: torch.device) -> tuple[Latents, Labels]:
+    """The noise and the label of each seed."""
+    channels, height, width = manifest.shape
+    label = torch.tensor(seeds, device=device) % manifest.num_classes
+    return noise_for_seeds(seeds, (channels, height, width)).to(device), label
 
 
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
@@ -169,4 +201,6 @@ def _share_out(
             pool.shutdown(cancel_futures=True)
 
 
-_load_once = functools.lru_cache(maxsize=1)(load_teacher)
+@functools.lru_cache(maxsize=1)
+def _load_once(folder: Path, device: torch.device, execution: Execution) -> Teacher:
+    return executed(load_teacher(folder, device), execution)

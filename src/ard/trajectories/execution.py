@@ -1,0 +1,82 @@
+"""How the teacher's network is run while trajectories are made, and how far that is from eager float32."""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ard.config import later
+from ard.devices import Precision
+from ard.errors import InputError
+from ard.graphs import captured
+from ard.models.transformer import Transformer
+from ard.teacher import Ode, Teacher, solve_pf_ode
+from ard.types import Labels, Latents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How the network is run. The ODE's state is float32 whatever it is."""
+
+    precision: Precision = later(Precision.FP32)
+    """Of the network and its weights. bf16 makes slightly other trajectories, faster on a GPU and slower on most CPUs;
+    how far they are from those of fp32 is measured, printed and recorded."""
+    compile: bool = later(False)
+    """Compile the network, and on CUDA replay it as a graph. The trajectories differ in their last bits."""
+
+
+def executed(teacher: Teacher, execution: Execution) -> Teacher:
+    """`teacher` with a network that runs so; the given one stays as it is."""
+    if execution == Execution():
+        return teacher
+    network = copy.deepcopy(teacher.network)
+    if execution.precision is Precision.BF16:
+        network = network.to(torch.bfloat16)
+    return replace(teacher, network=_compiled(network) if execution.compile else network)
+
+
+def relative_error(teacher: Teacher, other: Teacher, noise: Latents, label: Labels, *, ode: Ode) -> float:
+    """How far `other`'s images are from `teacher`'s, from the same noises: the norm of their difference by theirs."""
+    image, other_image = (
+        solve_pf_ode(one, noise, label, ode=ode, kept=(ode.num_teacher_steps,)).x_t[:, -1] for one in (teacher, other)
+    )
+    return float((other_image - image).norm() / image.norm())
+
+
+def _compiled(network: Transformer) -> Transformer:
+    """`network`, compiled: kernels for each shape, so that no batch's bits depend on the ones before it."""
+    _require_compiler(network.x_embedder.weight.device)
+    run = torch.compile(network.forward, dynamic=False, fullgraph=True)
+    network.forward = Graphed(run)  # type: ignore[method-assign, assignment]  # In front of the hooks, as torch.compile would be.
+    return network
+
+
+class Graphed:
+    """`function` of tensors, on CUDA captured as a graph for each of their shapes; elsewhere it is just called."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self._graphs: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """What `function` returns. A batch with and without guidance, and a short last one, have a graph each."""
+        if inputs[0].device.type != "cuda":
+            return self.function(*inputs)
+        shapes = tuple(one.shape for one in inputs)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = captured(self.function, *inputs)
+        return self._graphs[shapes](*inputs)
+
+
+def _require_compiler(device: torch.device) -> None:
+    """InputError when nothing on this machine compiles for `device`."""
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise InputError("--compile needs a C++ compiler on a CPU, such as g++: install one, or leave it out")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise InputError("--compile needs the package triton on CUDA: install it, or leave it out")
