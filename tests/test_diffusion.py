@@ -256,6 +256,34 @@ def test_vp_times_may_lead_or_trail(spacing: TimeSpacing, count: int, wanted: li
     assert list(Diffusion(kind=VP, spacing=spacing).teacher_times(count)) == wanted
 
 
+def test_times_may_be_even_in_lambda() -> None:
+    diffusion = Diffusion(kind=VP, spacing=TimeSpacing.LOG_SNR)
+    times = diffusion.teacher_times(12)
+    assert (times[0], times[-2:]) == (1000, (1, 0))
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    values = np.log(alpha_bar / (1 - alpha_bar))[np.array(times[:-1], dtype=int) - 1] / 2
+    np.testing.assert_allclose(values, diffusion.lambda_at(torch.tensor(times[:-1], dtype=torch.float64)), rtol=1e-9)
+    steps = np.diff(values)[:-2]  # The last two are of single times: there is nothing between.
+    np.testing.assert_allclose(steps, steps.mean(), rtol=0.1)
+
+
+@pytest.mark.parametrize("count", [2, 5, 48, 250, 999, 1000])
+def test_times_even_in_lambda_fall_strictly_however_many(count: int) -> None:
+    times = Diffusion(kind=VP, spacing=TimeSpacing.LOG_SNR).teacher_times(count)
+    assert len(times) == count + 1
+    assert (times[0], times[-2], times[-1]) == (1000, 1, 0)
+    assert (np.diff(times) < 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lambda_is_infinite_where_there_is_no_signal_or_no_noise(kind: DiffusionKind) -> None:
+    diffusion = Diffusion(kind=kind)
+    start, middle, end = diffusion.lambda_at(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64) * diffusion.max_time)
+    assert end == np.inf
+    assert (start == -np.inf) == (kind is FLOW)
+    assert start < middle < end
+
+
 @pytest.mark.parametrize(("clock", "fed"), [(FlowClock.SCALED, 300), (FlowClock.PLAIN, 0.3), (FlowClock.REVERSED, 0.7)])
 def test_a_flow_network_is_fed_the_time_of_its_clock(clock: FlowClock, fed: float) -> None:
     assert Diffusion(kind=FLOW, clock=clock).network_time(full(0.3)).tolist() == pytest.approx(full(fed).tolist())

@@ -24,11 +24,12 @@ class DiffusionKind(StrEnum):
 
 
 class TimeSpacing(StrEnum):
-    """Which of its discrete times a VP teacher's solver visits; the names are diffusers'."""
+    """Which of its discrete times a VP teacher's solver visits; the first three are diffusers' names."""
 
     LINSPACE = "linspace"  # Evenly from the first to the last, rounded: DiT's own.
     LEADING = "leading"  # Whole strides up from the first: DDIM's (Song et al., 2021), and diffusers' default.
     TRAILING = "trailing"  # Strides down from the last (Lin et al., 2024).
+    LOG_SNR = "log_snr"  # Evenly in the logarithm of the signal-to-noise ratio: DPM-Solver's (Lu et al., 2022).
 
 
 class FlowClock(StrEnum):
@@ -88,6 +89,11 @@ class Diffusion:
         index = t.round().long()
         return alpha[index], sigma[index]
 
+    def lambda_at(self, t: Times) -> Times:
+        """Half of the logarithm of the signal-to-noise ratio, log(alpha / sigma); infinite where one of them is 0."""
+        alpha, sigma = self.alpha_sigma(t)
+        return alpha.log() - sigma.log()
+
     def network_time(self, t: Times) -> Times:
         """What the network's time embedding is fed. VP counts its 1000 noisy times from 0, as DiT does."""
         if self.kind is DiffusionKind.VP:
@@ -144,6 +150,18 @@ class Diffusion:
                 return [step * (last // count) + 1 for step in reversed(steps)]
             case TimeSpacing.TRAILING:
                 return [round(last - step * last / count) for step in steps]
+            case TimeSpacing.LOG_SNR:
+                return self._times_even_in_lambda(count)
+
+    def _times_even_in_lambda(self, count: int) -> list[int]:
+        """`count` of the noisy times, noise first, each the nearest that is left to an even grid in lambda."""
+        values = self.lambda_at(torch.arange(1, self.num_train_steps + 1, dtype=torch.float64))
+        wanted = torch.linspace(float(values[-1]), float(values[0]), count, dtype=torch.float64)
+        times = [self.num_train_steps + 1]
+        for left, value in zip(range(count, 0, -1), wanted, strict=True):
+            nearest = int((values - value).abs().argmin()) + 1
+            times.append(max(min(nearest, times[-1] - 1), left))
+        return times[1:]
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Times:
         """Training times. VP: uniform. FLOW: logit-normal (scale 1.2), 10 % uniform, 3 % exactly 1.
@@ -201,18 +219,13 @@ class Extrapolation:
 
     def __call__(self, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:
         """The output at `x` that implies D, given the network's own; steps must come in their order."""
-        x_0_hat, start, end = self.diffusion.split(x, output, t)[0], self._lambda(t), self._lambda(t_next)
+        x_0_hat, start, end = self.diffusion.split(x, output, t)[0], *map(self.diffusion.lambda_at, (t, t_next))
         before, self.before = self.before, (x_0_hat, start)
         if before is None:
             return output
         weight = ((end - start) / (2 * (start - before[1]))).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         led_on = x_0_hat + _per_row(weight, x) * (x_0_hat - before[0])
         return self.diffusion.output_for(x, led_on, t)
-
-    def _lambda(self, t: Times) -> Times:
-        """Half of the logarithm of the signal-to-noise ratio."""
-        alpha, sigma = self.diffusion.alpha_sigma(t)
-        return alpha.log() - sigma.log()
 
 
 def check_solver(diffusion: Diffusion, solver: Solver) -> None:

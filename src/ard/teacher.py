@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from ard.config import from_plain, later, to_plain
-from ard.diffusion import Diffusion, Extrapolation, Solver, check_solver, ddim_step, solver_output
+from ard.diffusion import (
+    Diffusion,
+    DiffusionKind,
+    Extrapolation,
+    Solver,
+    TimeSpacing,
+    check_solver,
+    ddim_step,
+    solver_output,
+)
 from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
@@ -255,8 +264,18 @@ def stored_hash(folder: Path) -> str:
     return load_teacher(folder, torch.device("cpu")).hash
 
 
-def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, solver: Solver | None = None) -> Ode:
-    """An evenly spaced solver run for `teacher`; InputError when an option does not fit it."""
+def plan_ode(
+    teacher: Teacher,
+    *,
+    num_teacher_steps: int,
+    guidance: Guidance,
+    solver: Solver | None = None,
+    spacing: TimeSpacing | None = None,
+) -> Ode:
+    """An evenly spaced solver run for `teacher`; InputError when an option does not fit it.
+
+    Without `spacing` VP's times are the teacher's own, and for DPMPP_2M even in lambda, where it is at its best.
+    """
     solver = solver or teacher.diffusion.default_solver
     check_solver(teacher.diffusion, solver)
     channels = teacher.network.config.channels
@@ -268,12 +287,22 @@ def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, so
     if not -1 <= guided_channels <= channels:
         raise InputError(f"cfg_channels is {guided_channels}; the latents have {channels}: 0 to {channels}, or -1")
     ode = Ode(
-        times=teacher.diffusion.teacher_times(num_teacher_steps),
+        times=_with_spacing(teacher.diffusion, solver, spacing).teacher_times(num_teacher_steps),
         solver=solver,
         guidance=replace(guidance, cfg_channels=guided_channels),
     )
     _check_interval(ode, teacher.diffusion)
     return ode
+
+
+def _with_spacing(diffusion: Diffusion, solver: Solver, spacing: TimeSpacing | None) -> Diffusion:
+    """`diffusion` with the times that a solver run visits; InputError for a spacing where there is none to choose."""
+    if diffusion.kind is DiffusionKind.FLOW:
+        if spacing:
+            raise InputError(f"spacing is {spacing}, and a flow teacher's times are even; leave it out")
+        return diffusion
+    own = TimeSpacing.LOG_SNR if solver is Solver.DPMPP_2M else diffusion.spacing
+    return replace(diffusion, spacing=spacing or own)
 
 
 def _check_interval(ode: Ode, diffusion: Diffusion) -> None:

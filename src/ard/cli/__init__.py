@@ -41,6 +41,7 @@ COMMANDS = {
         "Convergence",
         "score against training iterations (Figure 6a)",
     ),
+    "analyze solvers": ("ard.cli.analyze.solvers", "Solvers", "error of the teacher's solvers for their steps"),
     "analyze pareto": ("ard.cli.analyze.pareto", "Pareto", "score against cost and latency (Figure 2c, d)"),
     "bench all": ("ard.cli.bench.all", "AllBench", "every benchmark of one network"),
     "bench cpu": ("ard.cli.bench.all", "CpuBench", "the same on a small network, in two minutes"),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, default_workers, resolve_device
-from ard.diffusion import Solver
+from ard.diffusion import Solver, TimeSpacing
 from ard.errors import InputError
 from ard.models.student import StateKind
 from ard.presets import NUM_TEACHER_STEPS
@@ -48,6 +48,8 @@ class Collect:
     solver: Solver | None = None
     """ddim for VP; euler or heun for flow; dpmpp_2m for both: another teacher than the first-order one. None: first
     order."""
+    spacing: TimeSpacing | None = None
+    """VP: which times the solver visits. None: the teacher's own, and log_snr for dpmpp_2m."""
     states: tuple[StateKind, ...] = (StateKind.X_T,)
     """What is stored: x_t, x_0_hat, or both."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -74,7 +76,13 @@ class Collect:
             raise InputError("--grid has no meaning with --keep all, which keeps every point: leave one of them out")
         device = resolve_device(self.device)
         teacher = load_teacher(self.teacher, device)
-        ode = plan_ode(teacher, num_teacher_steps=self.num_teacher_steps, guidance=self.guidance, solver=self.solver)
+        ode = plan_ode(
+            teacher,
+            num_teacher_steps=self.num_teacher_steps,
+            guidance=self.guidance,
+            solver=self.solver,
+            spacing=self.spacing,
+        )
         manifest = plan_store(
             self.out,
             self.teacher,
