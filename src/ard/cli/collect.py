@@ -46,8 +46,7 @@ class Collect:
     """Solver steps of the teacher."""
     guidance: Guidance = field(default_factory=Guidance)
     solver: Solver | None = None
-    """ddim for VP; euler or heun for flow; dpmpp_2m for both: another teacher than the first-order one. None: first
-    order."""
+    """ddim for VP; euler or heun for flow; dpmpp_2m for both. None: first order. Another solver is another teacher."""
     spacing: TimeSpacing | None = None
     """VP: which times the solver visits. None: the teacher's own, and log_snr for dpmpp_2m."""
     states: tuple[StateKind, ...] = (StateKind.X_T,)

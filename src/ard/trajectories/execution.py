@@ -24,8 +24,8 @@ class Execution:
     """How the network is run. The ODE's state is float32 whatever it is."""
 
     precision: Precision = later(Precision.FP32)
-    """Of the network and its weights. bf16 makes slightly other trajectories, faster on a GPU and slower on most CPUs;
-    how far they are from those of fp32 is measured, printed and recorded."""
+    """Of the network and its weights. bf16 is slower on CPUs that have no products in it. It makes slightly other
+    trajectories; how far their images are from those of fp32 is measured, printed and recorded."""
     compile: bool = later(False)
     """Compile the network, and on CUDA replay it as a graph. The trajectories differ in their last bits."""
 
@@ -51,8 +51,8 @@ def relative_error(teacher: Teacher, other: Teacher, noise: Latents, label: Labe
 def _compiled(network: Transformer) -> Transformer:
     """`network`, compiled: kernels for each shape, so that no batch's bits depend on the ones before it."""
     _require_compiler(network.x_embedder.weight.device)
-    run = torch.compile(network.forward, dynamic=False, fullgraph=True)
-    network.forward = Graphed(run)  # type: ignore[method-assign, assignment]  # In front of the hooks, as torch.compile would be.
+    run = Graphed(torch.compile(network.forward, dynamic=False, fullgraph=True))
+    network.forward = run  # type: ignore[method-assign, assignment]  # The network is called as ever, and runs this.
     return network
 
 
