@@ -127,7 +127,7 @@ class Teacher:
         channels = guided_channels if guided_channels >= 0 else self.network.config.channels
 
         def guided(x: Latents, t: Times) -> Latents:
-            if guidance.cfg_interval and not guidance.guides_at(float(t[0])):
+            if guidance.cfg_interval and not guidance.guides_at(float(t[0])):  # Waits for a GPU, once per step.
                 return self._predict(x, t, label)
             cond, uncond = self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
             mixed = torch.lerp(uncond, cond, guidance.cfg_scale)

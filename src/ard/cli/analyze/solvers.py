@@ -41,7 +41,7 @@ class Solvers:
     num: int = 128
     """Images, of the seeds from --seed on and of every class in turn."""
     seed: int = 30_000_000
-    """First seed; ard collect and ard evaluate use lower ones."""
+    """First seed, by default far from those of a store and of ard evaluate."""
     batch_size: int = 128
     """Images solved together."""
     out: Path | None = None
