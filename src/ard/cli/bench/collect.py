@@ -26,7 +26,7 @@ class CollectBench(NetworkBench):
 
     num_teacher_steps: int = 25
     """Steps of the solver; where it guides, the guidance doubles the network evaluations."""
-    ways: str = "eager,compiled,bf16,interval"
+    ways: str = "eager,interval"
     """What to time, with commas between."""
 
     def run(self) -> None:
