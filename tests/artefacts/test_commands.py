@@ -352,10 +352,11 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "analyze errors": ["--student", toys / "student", "--out", out],
         "analyze convergence": ["--student", toys / "kept", "--out", out],
         "analyze pareto": ["--student", toys / "student", "--out", out],
+        "analyze solvers": ["--teacher", toys / "teacher", "--solvers", "euler", "--out", out],
         "demo": ["--out", out],
         "sweep": ["--trajectories", toys / "store", "--out", out],
         "reproduce": ["--scale", "tiny", "--out", out],
-        **{f"bench {name}": [] for name in ("ceilings", "latency", "train", "collect", "data")},
+        **{f"bench {name}": [] for name in ("ceilings", "latency", "train", "collect", "data", "all", "cpu")},
     }
 
 
