@@ -151,7 +151,7 @@ class TestPlan:
             verb = " ".join(words[:2]) if words[0] == "teacher" else words[0]
             parse(verb, words[len(verb.split()) :])
         assert plan["flop"]["distill"] > plan["flop"]["sample"] > 0
-        assert plan["memory_gb"]["bf16"]["total"] <= plan["memory_gb"]["float32"]["total"]
+        assert plan["memory_bytes"]["bf16"]["total"] <= plan["memory_bytes"]["float32"]["total"]
 
     def test_it_prints_commands_storage_flop_hours_memory_and_what_is_assumed(
         self, capsys: pytest.CaptureFixture[str]
@@ -171,7 +171,7 @@ class TestPlan:
         assert run([*words, "--iterations", "10", "--json", str(tmp_path / "plan.json")]) == 0
         plan = json.loads((tmp_path / "plan.json").read_text())
         assert (plan["network"]["width"], plan["network"]["latent_size"]) == (384, 32)
-        assert plan["store_gb"] == pytest.approx(1000 * 6 * 4096 * 2 / 1e9, abs=1e-3)
+        assert plan["store_bytes"] == 1000 * 6 * 4096 * 2
         assert "--num 1000" in plan["commands"][1]
         assert plan["commands"][2].endswith("--iterations 10 --batch-size 4 --out runs/imagenet256-ard")
         assert capsys.readouterr().out.startswith("imagenet256-ard: Table 1")

@@ -3,7 +3,8 @@
 One multiply-accumulate is two FLOP. A backward pass costs two forward passes, of frozen weights one.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ard.analysis.flops import forward_macs, student_row, teacher_row
@@ -67,16 +68,15 @@ class Budget:
     bf16: Memory
 
     def plain(self, tflops: float) -> dict[str, Any]:
-        """As JSON: gigabytes, FLOP, and hours at `tflops` 10^12 FLOP/s."""
+        """As JSON: bytes, FLOP, and hours at `tflops` 10^12 FLOP/s."""
         flop = {"collect": self.collect_flop, "distill": self.distill_flop, "sample": self.sample_flop}
         return {
-            "store_gb": gigabytes(self.store_bytes),
-            "run_gb": gigabytes(self.run_bytes),
+            "store_bytes": self.store_bytes,
+            "run_bytes": self.run_bytes,
             "flop": flop,
             "tflops": tflops,
             "hours": {name: round(hours(flop[name], tflops), 1) for name in ("collect", "distill")},
-            "parameters": self.float32.parameters,
-            "memory_gb": {"float32": memory_plain(self.float32), "bf16": memory_plain(self.bf16)},
+            "memory_bytes": {"float32": memory_plain(self.float32), "bf16": memory_plain(self.bf16)},
             "assumptions": ASSUMPTIONS,
         }
 
@@ -84,16 +84,23 @@ class Budget:
 def budget(work: Workload) -> Budget:
     """The costs of a run, from its configuration."""
     student, batch = work.student, work.train.batch_size
-    checkpoints = work.train.keep_checkpoints or work.train.iterations // work.train.checkpoint_every
     return Budget(
         store_bytes=store_bytes(work),
-        run_bytes=4 * num_parameters(work.network, student) * (STATES_OF_A_CHECKPOINT * checkpoints + 1),
+        run_bytes=4
+        * num_parameters(work.network, student)
+        * (STATES_OF_A_CHECKPOINT * kept_checkpoints(work.train) + 1),
         collect_flop=float(FLOP_PER_MAC * work.num * teacher_row(work.network, work.ode).cost.total),
         distill_flop=float(FLOP_PER_MAC * work.train.iterations * batch * update_macs(work)),
         sample_flop=float(FLOP_PER_MAC * student_row(work.network, student).cost.total),
         float32=update_memory(work.network, student, batch=batch, bf16=False),
         bf16=update_memory(work.network, student, batch=batch, bf16=True),
     )
+
+
+def kept_checkpoints(train: TrainConfig) -> int:
+    """How many checkpoints are there at the end."""
+    made = math.ceil(train.iterations / train.checkpoint_every)
+    return min(made, train.keep_checkpoints) if train.keep_checkpoints else made
 
 
 def store_bytes(work: Workload) -> int:
@@ -119,18 +126,9 @@ def head_macs(heads: DiscriminatorConfig, network: TransformerConfig) -> int:
     return len(heads.blocks(network.depth)) * (tokens * per_token + width * heads.head_width)
 
 
-def memory_plain(memory: Memory) -> dict[str, float]:
-    """Gigabytes by part."""
-    parts = ("weights", "gradients", "moments", "average", "activations", "activations_checkpointed")
-    totals = {"total": memory.total, "total_checkpointed": memory.total_checkpointed}
-    return {
-        name: gigabytes(size) for name, size in {**{name: getattr(memory, name) for name in parts}, **totals}.items()
-    }
-
-
-def gigabytes(size: int) -> float:
-    """10^9 bytes, to three digits below the point."""
-    return round(size / 1e9, 3)
+def memory_plain(memory: Memory) -> dict[str, int]:
+    """Bytes by part, and their sums."""
+    return {**asdict(memory), "total": memory.total, "total_checkpointed": memory.total_checkpointed}
 
 
 def hours(flop: float, tflops: float) -> float:

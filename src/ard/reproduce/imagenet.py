@@ -97,7 +97,7 @@ def imagenet_plan(out: Path, config: ImagenetConfig) -> dict[str, Any]:
         "tflops": config.tflops,
         "hours": rounded,
         "hours_total": round(sum(rounded.values()), 1),
-        "memory_gb": largest.plain(config.tflops)["memory_gb"],
+        "memory_bytes": largest.plain(config.tflops)["memory_bytes"],
         "assumptions": ASSUMPTIONS,
         "missing": missing(config),
         "differences": DIFFERENCES,
