@@ -73,6 +73,14 @@ def test_the_activations_are_what_autograd_keeps(config: StudentConfig, bf16: bo
     assert claimed == pytest.approx(kept_bytes(student, bf16=bf16), rel=0.03 if bf16 else 0.01)
 
 
+def test_a_block_keeps_to_the_byte_what_is_claimed() -> None:
+    config = StudentConfig(num_steps=4, mask=DIAGONAL, history_blocks=0)
+    student, shallow = student_of(config), student_of(config)
+    del shallow.network.blocks[-1]
+    claimed = block_bytes(NETWORK, config, batch=BATCH, bf16=False, history=False)
+    assert kept_bytes(student, bf16=False) - kept_bytes(shallow, bf16=False) == claimed
+
+
 @pytest.mark.parametrize("history", HistoryAttention)
 def test_a_block_with_history_keeps_exactly_what_is_claimed_beyond_one_without(history: HistoryAttention) -> None:
     config = StudentConfig(num_steps=4, mask=CAUSAL, history=history, history_blocks=0)
