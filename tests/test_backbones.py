@@ -70,6 +70,8 @@ def test_the_page_on_another_architecture_runs_from_its_weights_to_pictures(
     smaller = {"collect": ["--num-teacher-steps", "8", "--workers", "1"], "distill": ["--iterations", "3"]}
     for command in commands():
         assert cli.run([*command, *smaller.get(command[0], [])]) == 0, capsys.readouterr().err
+    assert cli.run([*commands()[-1], "--speed", "fast"]) == 2
+    assert "the network is rope-dit; draw its images with --speed reference" in capsys.readouterr().err
     assert (package / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert load_teacher(Path("runs/rope"), torch.device("cpu")).network.config.backbone == "rope-dit"
 

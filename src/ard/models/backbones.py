@@ -37,3 +37,13 @@ def build_network(config: TransformerConfig) -> Backbone:
         )
     register_backbone(config.backbone, installed[config.backbone].load())
     return build_network(config)
+
+
+def require_dit(network: Backbone) -> Transformer:
+    """`network`, where something works with the parts of DiT's; InputError when it is of another architecture."""
+    if isinstance(network, Transformer):
+        return network
+    raise InputError(
+        f"this is prepared for DiT's architecture only, and the network is {network.config.backbone}; draw its images "
+        "with --speed reference"
+    )
