@@ -26,12 +26,15 @@ class Collect:
 
         ard collect --teacher runs/teacher --out runs/trajectories --num 3000 --num-steps 4 --seed 0
         ard collect --teacher runs/teacher --out runs/all --num 3000 --keep all --states x_t x_0_hat
+        ard collect --preset imagenet256-ard --teacher runs/dit --out runs/imagenet256
     """
 
     teacher: Path
     """Folder of the teacher."""
     out: Path
     """Folder of the trajectory store."""
+    preset: str | None = None
+    """Fills in what follows as a preset of `ard distill` needs it, such as imagenet256-ard."""
     num: int = 3000
     """Number of trajectories."""
     num_steps: int = 4
