@@ -174,6 +174,11 @@ class Distill:
                 option = changes[0].split()[0].removeprefix("heads.").replace("_", "-")
                 raise InputError(f"--{option} has no meaning without --adversarial; add it, or leave the option out")
             return
+        if self.train.accumulate > 1:
+            raise InputError(
+                f"--accumulate {self.train.accumulate} has no meaning with --adversarial, whose weight compares the "
+                "gradients of the whole batch; give --accumulate 1"
+            )
         if self.adversary.adversarial_warmup >= self.train.iterations:
             raise InputError(
                 f"--adversarial-warmup {self.adversary.adversarial_warmup} leaves nothing of {self.train.iterations} "

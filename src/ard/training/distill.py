@@ -54,11 +54,11 @@ class Pass(NamedTuple):
 def distill_loss(
     student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Tensor]:
-    """The regression loss of update `step` (Eq. 6; Eq. 4 for M1 or N = 0)."""
+    """The regression loss of a pass (Eq. 6; Eq. 4 for M1 or N = 0)."""
     pass_at = student_pass(student, reader, config, distill)
 
-    def loss_at(step: int) -> Tensor:
-        passed = pass_at(step)
+    def loss_at(number: int) -> Tensor:
+        passed = pass_at(number)
         return regression_loss(passed.x_hat, passed.targets).mean()
 
     return loss_at
@@ -67,11 +67,15 @@ def distill_loss(
 def student_pass(
     student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Pass]:
-    """The forward pass of update `step`: its trajectories, all their steps at once."""
+    """Forward pass `number`: its trajectories, all their steps at once.
+
+    The passes cut the same endless stream of trajectories as the updates do, into smaller parts.
+    """
     device = student.step_embedding.device
 
-    def pass_at(step: int) -> Pass:
-        ids = batch_ids(len(reader), seed=config.seed, step=step, batch=config.batch_size)
+    def pass_at(number: int) -> Pass:
+        step, part = divmod(number, config.accumulate)
+        ids = batch_ids(len(reader), seed=config.seed, step=number, batch=config.pass_size)
         batch = reader.read(ids)
         reader.require_finite(batch, ids)
         states, label = batch.states.to(device).float(), batch.labels.to(device)
@@ -79,7 +83,9 @@ def student_pass(
         share = distill.own_history_at(step, config.iterations)
         with autocast(device):
             if share > 0:
-                inputs = mix_in_own_history(student, inputs, label, share, generator_for("own", config.seed, step))
+                generator = generator_for("own", config.seed, step)
+                parts = (part, config.accumulate)
+                inputs = mix_in_own_history(student, inputs, label, share, generator, part_of=parts)
             x_hat = student(inputs, label)
         return Pass(inputs, x_hat.float(), targets, label)
 
@@ -87,10 +93,20 @@ def student_pass(
 
 
 def mix_in_own_history(
-    student: Student, inputs: States, label: Labels, share: float, generator: torch.Generator
+    student: Student,
+    inputs: States,
+    label: Labels,
+    share: float,
+    generator: torch.Generator,
+    *,
+    part_of: tuple[int, int] = (0, 1),
 ) -> States:
-    """Replace each trajectory's inputs by the student's own roll-out from the same noise with probability `share`."""
-    own = torch.rand(len(inputs), generator=generator) < share
+    """Replace each trajectory's inputs by the student's own roll-out from the same noise with probability `share`.
+
+    The inputs are part k of a batch of n equal parts, `part_of` (k, n), and get what the whole batch would have drawn.
+    """
+    part, parts = part_of
+    own = torch.rand(parts * len(inputs), generator=generator).chunk(parts)[part] < share
     if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
     rolled = sample(student, inputs[:, 0], label=label)[:, :-1]
