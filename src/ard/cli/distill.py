@@ -14,6 +14,7 @@ from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import read_json
 from ard.history import HistoryMask
+from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
@@ -96,6 +97,7 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
+        student.network.run_block = block_runner(recompute=self.train.activation_checkpointing)
         loss_at, adversary = self._loss(student, reader, teacher_folder)
         state = train(
             student,

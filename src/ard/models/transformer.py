@@ -1,6 +1,7 @@
 """The diffusion transformer: DiT's architecture (Peebles and Xie, 2023), class-conditional."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ard.models.layers import (
     attend_self,
     sincos_positions,
 )
+from ard.models.running import RunBlock, run_as_it_is
 from ard.types import Labels, Latents, Patches, Times, Tokens
 
 
@@ -110,6 +112,7 @@ class Transformer(nn.Module):
             for _ in range(config.depth)
         )
         self.final_layer = self.make_final_layer()
+        self.run_block: RunBlock = run_as_it_is
 
     def make_final_layer(self) -> FinalLayer:
         """A new output head of the right shape."""
@@ -140,7 +143,7 @@ class Transformer(nn.Module):
     def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
         """All blocks, lowest first; `attend` decides what each block's attention reads."""
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, condition, attend, index)
+            tokens = self.run_block(cast("Block", block), tokens, condition, attend, index)
         return tokens
 
     def unpatchify(self, values: Patches) -> Latents:

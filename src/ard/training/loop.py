@@ -21,7 +21,9 @@ from ard.seeds import require_seed
 from ard.training.companion import Alone, Companion
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
 
-HOUSEKEEPING = frozenset({"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})  # Change no bit.
+HOUSEKEEPING = frozenset(  # Change no bit.
+    {"train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.activation_checkpointing"}
+)
 
 
 class Schedule(StrEnum):
@@ -63,6 +65,9 @@ class TrainConfig:
     """Decides the batches and everything else that is drawn."""
     accumulate: int = later(1)
     """Passes per update: each has its part of the batch, and their gradients add up. Must divide the batch size."""
+
+    activation_checkpointing: bool = later(default=False)
+    """Keep each block's input only and compute the rest again in the backward pass: less memory, the same bits."""
 
     @property
     def pass_size(self) -> int:
