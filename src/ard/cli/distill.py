@@ -22,7 +22,14 @@ from ard.teacher import load_teacher, reference_to
 from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
-from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
+from ard.training.distill import (
+    DistillConfig,
+    adapt,
+    distill_loss,
+    parameter_groups,
+    published_weights,
+    student_pass,
+)
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.reader import TrajectoryReader
@@ -92,6 +99,7 @@ class Distill:
         student = Student(teacher.network, teacher.diffusion, reader.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
+        adapt(student, self.train, self.distill)
         plan = self._plan(student, manifest, grid, origin)
         if self.dry_run:
             return print_plan({**plan, "device": str(device), "out": self.out})
@@ -124,7 +132,7 @@ class Distill:
             adversarial=self.adversarial,
             start=origin,
         )
-        save_student(self.out, card, state.averaged())
+        save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
     def _start(self, manifest: Manifest) -> StudentCard | None:

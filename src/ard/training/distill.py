@@ -1,5 +1,6 @@
 """Training a student on stored trajectories (Section 3.3): all steps in one forward, teacher's or own history."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,13 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ard.config import later
 from ard.devices import autocast
 from ard.errors import InputError, require_at_least
 from ard.losses import regression_loss
+from ard.models.lora import add_adapters, merged
 from ard.models.student import Student
+from ard.models.weights import StateDict
 from ard.sampling import sample
 from ard.training.loop import TrainConfig
 from ard.training.randomness import batch_ids, generator_for
+from ard.training.state import trained_parameters
 from ard.trajectories.reader import TrajectoryReader
 from ard.types import Labels, States
 
@@ -28,6 +33,10 @@ class DistillConfig:
     """Probability, at the end, that a trajectory's inputs are the student's own roll-out; 0 is the paper's."""
     own_history_ramp: float = 0.5
     """Part of the training over which that probability grows from 0 to its final value."""
+    lora_rank: int = later(0)
+    """Train adapters of this rank beside the blocks' linear layers instead of their weights; 0: the weights."""
+    lora_alpha: float | None = later(None)
+    """The adapters' scale times their rank; None: the rank."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -35,6 +44,17 @@ class DistillConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
         require_at_least(0, {"gate_learning_rate_factor": self.gate_learning_rate_factor})
+        require_at_least(0, {"lora_rank": self.lora_rank})
+        if self.lora_alpha is not None:
+            if not self.lora_rank:
+                raise InputError(f"lora_alpha is {self.lora_alpha}, which has no meaning without --lora-rank")
+            if not 0 < self.lora_alpha < math.inf:
+                raise InputError(f"lora_alpha is {self.lora_alpha}; it must be a positive number")
+
+    @property
+    def scale(self) -> float:
+        """LoRA's alpha."""
+        return float(self.lora_rank) if self.lora_alpha is None else self.lora_alpha
 
     def own_history_at(self, step: int, iterations: int) -> float:
         """The probability of own history at update `step`: linear growth, then constant."""
@@ -113,7 +133,25 @@ def mix_in_own_history(
     return torch.where(own.to(inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
 
 
+def adapt(student: Student, config: TrainConfig, distill: DistillConfig) -> None:
+    """Give the student the adapters that `distill` asks for, drawn from the run's seed; none for rank 0."""
+    if not distill.lora_rank:
+        return
+
+    def generator_of(name: str) -> torch.Generator:
+        return generator_for("lora", config.seed, name)
+
+    add_adapters(student, rank=distill.lora_rank, alpha=distill.scale, generator_of=generator_of)
+
+
+def published_weights(student: Student, averaged: StateDict, distill: DistillConfig) -> StateDict:
+    """The averaged weights under an ordinary student's names, adapters merged."""
+    if not distill.lora_rank:
+        return averaged
+    return merged({**student.state_dict(), **averaged}, rank=distill.lora_rank, alpha=distill.scale)
+
+
 def parameter_groups(student: Student, distill: DistillConfig) -> list[dict[str, Any]]:
-    """AdamW's groups: the history gates with their own learning-rate factor, and everything else."""
-    rest = [parameter for name, parameter in student.named_parameters() if name != "gates"]
+    """AdamW's groups of what is trained: the history gates with their own learning-rate factor, and the rest."""
+    rest = [parameter for name, parameter in trained_parameters(student).items() if name != "gates"]
     return [{"params": rest}, {"params": [student.gates], "factor": distill.gate_learning_rate_factor}]

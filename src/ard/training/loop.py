@@ -19,7 +19,15 @@ from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.progress import progress_bar
 from ard.seeds import require_seed
 from ard.training.companion import Alone, Companion
-from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
+from ard.training.state import (
+    AverageOn,
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    new_state,
+    save_checkpoint,
+    trained_parameters,
+)
 
 HOUSEKEEPING = frozenset(  # Change no bit.
     {"train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.activation_checkpointing"}
@@ -69,6 +77,9 @@ class TrainConfig:
     activation_checkpointing: bool = later(default=False)
     """Keep each block's input only and compute the rest again in the backward pass: less memory, the same bits."""
 
+    average_on: AverageOn = later(AverageOn.DEVICE)
+    """Where the moving average is: beside the weights on the device, or on the cpu, which costs a copy per update."""
+
     @property
     def pass_size(self) -> int:
         """Images or trajectories per pass."""
@@ -105,7 +116,7 @@ def train(
     groups: list[dict[str, Any]] | None = None,
     companion: Companion | None = None,
 ) -> TrainState:
-    """Minimise the loss over the module's parameters, going on from the last checkpoint in `folder`.
+    """Minimise the loss over the module's parameters that are not frozen, from the last checkpoint in `folder` on.
 
     `loss_at(number)` is the loss of a pass; update `step` has the passes from `step * accumulate` on, one at a time.
     `run` is the resolved configuration: a folder that holds another run is refused. `groups` are AdamW's parameter
@@ -113,15 +124,15 @@ def train(
     """
     _claim(folder, run)
     fused = next(module.parameters()).device.type in {"cpu", "cuda"}
-    groups = groups or [{"params": list(module.parameters())}]
+    parameters = list(trained_parameters(module).values())
+    groups = groups or [{"params": parameters}]
     optimiser = AdamW(groups, config.learning_rate, (0.9, config.beta2), weight_decay=config.weight_decay, fused=fused)
     companion = companion or Alone()
-    state = new_state(module, optimiser, companion)
+    state = new_state(module, optimiser, companion, average_on=config.average_on)
     if stored := checkpoints(folder / "checkpoints"):
         load_checkpoint(stored[-1], state)
     log = _Log(folder / "log.jsonl", state.step)
     started = time.monotonic() - state.seconds
-    parameters = list(module.parameters())
     with progress_bar(config.iterations, description, unit="it", done=state.step) as bar:
         while state.step < config.iterations:
             rate = learning_rate(config, state.step)
