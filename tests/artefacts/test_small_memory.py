@@ -155,3 +155,28 @@ class TestLora:
         held = {name.removeprefix("model.") for name in names if name.startswith("model.")}
         assert held == {name.removeprefix("average.") for name in names if name.startswith("average.")}
         assert not any("base_layer" in name or "embedder" in name for name in held)
+
+
+class TestCompiled:
+    """Compiled blocks."""
+
+    def test_a_student_and_a_teacher_are_trained_with_compiled_blocks(
+        self,
+        tmp_path: Path,
+        made: Callable[..., str],
+        short: list[object],
+        teach_options: list[object],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        ran: list[str] = []
+
+        def counted(part: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+            return lambda *given: ran.append(part.__name__) or part(*given)
+
+        made(*short, tmp_path / "plain")
+        monkeypatch.setattr(torch, "compile", counted)
+        made(*short, tmp_path / "compiled", "--compile")
+        assert ran == ["enter", "leave"] * 4 * 6
+        assert weights(tmp_path / "compiled") == weights(tmp_path / "plain")
+        made("teach", *teach_options, "--iterations", 2, "--compile", "--out", tmp_path / "teacher")
+        assert len(ran) == 2 * 4 * (6 + 2)

@@ -105,7 +105,9 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
-        student.network.run_block = block_runner(recompute=self.train.activation_checkpointing)
+        student.network.run_block = block_runner(
+            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+        )
         loss_at, adversary = self._loss(student, reader, teacher_folder)
         state = train(
             student,

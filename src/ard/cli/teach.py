@@ -63,7 +63,9 @@ class Teach:
         if is_finished(self.out, plan):
             return print(f"teacher {self.out} is there already")
         network = initialise(Transformer(shape), generator_for("network", self.train.seed)).to(device)
-        network.run_block = block_runner(recompute=self.train.activation_checkpointing)
+        network.run_block = block_runner(
+            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+        )
         loss = teacher_loss(network, self.diffusion, data, self.train, label_dropout=self.label_dropout)
         state = train(network, loss, self.train, self.out, run=plan, description="teach")
         card = TeacherCard(

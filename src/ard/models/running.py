@@ -1,10 +1,15 @@
-"""How a network's blocks are run while it trains: as they are, or recomputed in the backward pass to save memory."""
+"""How a network's blocks are run while it trains: as they are, compiled, recomputed in the backward pass."""
 
+import os
+import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.utils._triton import has_triton
 from torch.utils.checkpoint import checkpoint
 
+from ard.errors import InputError
 from ard.models.layers import Attend, Block, Condition
 from ard.types import Tokens
 
@@ -32,6 +37,45 @@ def recomputing(run: RunBlock) -> RunBlock:
     return run_recomputing
 
 
-def block_runner(*, recompute: bool) -> RunBlock:
-    """The way to run blocks that the options ask for."""
-    return recomputing(run_as_it_is) if recompute else run_as_it_is
+def compiled_run() -> RunBlock:
+    """Blocks whose parts before and behind the attention are compiled, once for all blocks.
+
+    The attention reads a history, which is no tensor, and is a fused kernel already. Where no gradient is wanted, as in
+    sampling, the shapes are others: nothing is compiled for them.
+    """
+    enter = torch.compile(Block.enter, dynamic=False, options=_options())
+    leave = torch.compile(Block.leave, dynamic=False, options=_options())
+
+    def run_compiled(block: Block, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+        if not torch.is_grad_enabled():
+            return run_as_it_is(block, tokens, condition, attend, index)
+        modulation = block.adaLN_modulation(condition).chunk(6, dim=-1)
+        heads = enter(block, tokens, *modulation[:2])
+        return leave(block, tokens, attend(index, *heads), *modulation[2:])
+
+    return run_compiled
+
+
+def block_runner(*, recompute: bool, compiled: bool, device: torch.device) -> RunBlock:
+    """The way to run blocks that the options ask for; InputError when `device` cannot have it."""
+    if compiled:
+        _require_compiler(device)
+    run = compiled_run() if compiled else run_as_it_is
+    return recomputing(run) if recompute else run
+
+
+def _require_compiler(device: torch.device) -> None:
+    there = has_triton() if device.type == "cuda" else _has_cxx()
+    if not there:
+        what = "Triton and a GPU that it knows" if device.type == "cuda" else "a C++ compiler such as g++"
+        raise InputError(f"--compile needs {what}, which is not there; install it or leave out --compile")
+
+
+def _options() -> dict[str, Any]:
+    """Without mix-order reduction, which gave wrong gradients of modulated LayerNorms (pytorch issue 193061)."""
+    risky = "triton.mix_order_reduction"
+    return {risky: False} if risky in torch._inductor.list_options() else {}  # noqa: SLF001 its public place
+
+
+def _has_cxx() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)

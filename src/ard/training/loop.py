@@ -77,6 +77,8 @@ class TrainConfig:
     activation_checkpointing: bool = later(default=False)
     """Keep each block's input only and compute the rest again in the backward pass: less memory, the same bits."""
 
+    compile: bool = later(default=False)
+    """Compile the blocks (torch.compile), which pays on a GPU. Takes a minute at the start."""
     average_on: AverageOn = later(AverageOn.DEVICE)
     """Where the moving average is: beside the weights on the device, or on the cpu, which costs a copy per update."""
 
