@@ -19,7 +19,8 @@ from ard.sampling import sample
 from ard.training.loop import TrainConfig
 from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import trained_parameters
-from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.ahead import ReadAhead
+from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
 from ard.types import Labels, States
 
 
@@ -93,12 +94,19 @@ def student_pass(
     """
     device = student.step_embedding.device
 
-    def pass_at(number: int) -> Pass:
-        step, part = divmod(number, config.accumulate)
+    def read(number: int) -> TrajectoryBatch:
         ids = batch_ids(len(reader), seed=config.seed, step=number, batch=config.pass_size)
         batch = reader.read(ids)
         reader.require_finite(batch, ids)
-        states, label = batch.states.to(device).float(), batch.labels.to(device)
+        return batch
+
+    batch_at = ReadAhead(read, end=config.iterations * config.accumulate, pin=device.type == "cuda")
+
+    def pass_at(number: int) -> Pass:
+        step, part = divmod(number, config.accumulate)
+        # The stored precision travels, without waiting, and is widened on the device.
+        states, label = (one.to(device, non_blocking=True) for one in batch_at(number))
+        states = states.float()
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)
         with autocast(device):
