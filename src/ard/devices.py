@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ard.errors import InputError
 
@@ -25,6 +26,13 @@ def resolve_device(name: DeviceName) -> torch.device:
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Bf16 where a GPU has it; None elsewhere, where it is slower than fp32 on most machines."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, without waiting for what is computed there: a GPU copies from page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

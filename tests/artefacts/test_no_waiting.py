@@ -5,11 +5,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ard.datasets import load_data
 from ard.errors import InputError
 from ard.models.student import StateKind, Student
 from ard.students import load_student
@@ -17,14 +20,16 @@ from ard.teacher import load_teacher
 from ard.training import adversarial as adversarial_module
 from ard.training import distill as distill_module
 from ard.training import loop
+from ard.training import teach as teach_module
 from ard.training.adversarial import AdversarialConfig, Adversary, adversarial_loss, real_samples
 from ard.training.collapse import probe_from
 from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
 from ard.training.loop import TrainConfig, train
+from ard.training.teach import teacher_loss
 from ard.trajectories.ahead import ReadAhead
 from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def batch(number: int) -> TrajectoryBatch:
@@ -104,6 +109,16 @@ class TestReadAhead:
         assert all(torch.equal(passes(number).inputs, one) for number, one in enumerate(expected))
 
 
+class Copies(TorchDispatchMode):
+    """Fails at a copy to the device that waits for what is computed there."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        to_device = kwargs.get("device") == META and args and isinstance(args[0], Tensor) and args[0].device == CPU
+        assert not (to_device and not kwargs.get("non_blocking")), f"{func} waits"
+        return func(*args, **kwargs)
+
+
 @pytest.fixture
 def _silent_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log and the checkpoint are what reads values back, every now and then."""
@@ -118,13 +133,13 @@ class TestUpdates:
     @pytest.fixture(autouse=True)
     def _meta_is_a_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Autocast and the fused clipping know GPUs and CPUs only."""
-        for module in (distill_module, adversarial_module):
+        for module in (distill_module, adversarial_module, teach_module):
             monkeypatch.setattr(module, "autocast", lambda _: contextlib.nullcontext())
         monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda _: True)
 
     def meta_run(self, toys: Path, folder: Path, *, spoil: Callable[[Tensor], object] = lambda _: None) -> int:
         student, reader = student_and_reader(toys)
-        student.to("meta")
+        student.to(META)
         config = TrainConfig(iterations=3, batch_size=4, accumulate=2, log_every=100, checkpoint_every=100)
         loss, groups = (
             distill_loss(student, reader, config, DistillConfig()),
@@ -136,22 +151,36 @@ class TestUpdates:
             spoil(value.detach())
             return value
 
-        return train(student, loss_at, config, folder, run={}, description="meta", groups=groups).step
+        with Copies():
+            return train(student, loss_at, config, folder, run={}, description="meta", groups=groups).step
 
     def test_updates_read_nothing_back(self, toys: Path, tmp_path: Path) -> None:
         assert self.meta_run(toys, tmp_path) == 3
 
     def test_updates_with_a_discriminator_read_nothing_back(self, toys: Path, tmp_path: Path) -> None:
         student, reader = student_and_reader(toys)
-        teacher, meta = load_teacher(toys / "teacher", CPU), torch.device("meta")
-        student.to(meta)
-        teacher.network.to(meta)
+        teacher = load_teacher(toys / "teacher", CPU)
+        student.to(META)
+        teacher.network.to(META)
         settings = AdversarialConfig(adversarial_warmup=1)
         real_at = real_samples(settings.real, reader, teacher.data, seed=0)
-        adversary = Adversary(student, teacher, real_at, probe_from(reader, meta), settings, seed=0)
+        adversary = Adversary(student, teacher, real_at, probe_from(reader, META), settings, seed=0)
         config = TrainConfig(iterations=3, batch_size=4, log_every=100, checkpoint_every=100)
         loss = adversarial_loss(student_pass(student, reader, config, DistillConfig()), adversary)
-        assert train(student, loss, config, tmp_path, run={}, description="meta", companion=adversary).step == 3
+        with Copies():
+            assert train(student, loss, config, tmp_path, run={}, description="meta", companion=adversary).step == 3
+
+    def test_updates_of_a_teacher_read_nothing_back(self, toys: Path, tmp_path: Path) -> None:
+        teacher = load_teacher(toys / "teacher", CPU)
+        network = teacher.network.to(META).requires_grad_(True)
+        config = TrainConfig(iterations=3, batch_size=4, log_every=100, checkpoint_every=100)
+        loss = teacher_loss(network, teacher.diffusion, load_data("digits"), config, label_dropout=0.1)
+        with Copies():
+            assert train(network, loss, config, tmp_path, run={}, description="meta").step == 3
+
+    def test_this_would_find_a_copy_that_waits(self, toys: Path, tmp_path: Path) -> None:
+        with pytest.raises(AssertionError, match="waits"):
+            self.meta_run(toys, tmp_path, spoil=lambda _: torch.zeros(3).to(META))
 
     @pytest.mark.parametrize("spoil", [float, bool, torch.Tensor.item, torch.Tensor.cpu, torch.nonzero])
     def test_this_would_find_a_value_that_is_read_back(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ard.config import later
-from ard.devices import autocast
+from ard.devices import autocast, send
 from ard.errors import InputError, require_at_least
 from ard.losses import regression_loss
 from ard.models.lora import add_adapters, merged
@@ -93,19 +93,12 @@ def student_pass(
     The passes cut the same endless stream of trajectories as the updates do, into smaller parts.
     """
     device = student.step_embedding.device
-
-    def read(number: int) -> TrajectoryBatch:
-        ids = batch_ids(len(reader), seed=config.seed, step=number, batch=config.pass_size)
-        batch = reader.read(ids)
-        reader.require_finite(batch, ids)
-        return batch
-
-    batch_at = ReadAhead(read, end=config.iterations * config.accumulate, pin=device.type == "cuda")
+    batch_at = stored_batches(reader, config, pin=device.type == "cuda")
 
     def pass_at(number: int) -> Pass:
         step, part = divmod(number, config.accumulate)
-        # The stored precision travels, without waiting, and is widened on the device.
-        states, label = (one.to(device, non_blocking=True) for one in batch_at(number))
+        # The stored precision travels and is widened on the device.
+        states, label = (send(one, device) for one in batch_at(number))
         states = states.float()
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)
@@ -118,6 +111,18 @@ def student_pass(
         return Pass(inputs, x_hat.float(), targets, label)
 
     return pass_at
+
+
+def stored_batches(reader: TrajectoryReader, config: TrainConfig, *, pin: bool) -> Callable[[int], TrajectoryBatch]:
+    """The trajectories of pass `number` in the stored precision, checked, and read ahead."""
+
+    def read(number: int) -> TrajectoryBatch:
+        ids = batch_ids(len(reader), seed=config.seed, step=number, batch=config.pass_size)
+        batch = reader.read(ids)
+        reader.require_finite(batch, ids)
+        return batch
+
+    return ReadAhead(read, end=config.iterations * config.accumulate, pin=pin)
 
 
 def mix_in_own_history(
@@ -138,7 +143,7 @@ def mix_in_own_history(
     if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
     rolled = sample(student, inputs[:, 0], label=label)[:, :-1]
-    return torch.where(own.to(inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
+    return torch.where(send(own, inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
 
 
 def adapt(student: Student, config: TrainConfig, distill: DistillConfig) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ard.datasets import ImageData
-from ard.devices import autocast
+from ard.devices import autocast, send
 from ard.diffusion import Diffusion
 from ard.models.transformer import Transformer
 from ard.training.loop import TrainConfig
@@ -26,11 +26,13 @@ def teacher_loss(
     def loss_at(number: int) -> Tensor:
         step, part = divmod(number, config.accumulate)
         rows = slice(part * config.pass_size, (part + 1) * config.pass_size)
-        ids = batch_ids(len(images), seed=config.seed, step=number, batch=config.pass_size).to(device)
+        ids = batch_ids(len(images), seed=config.seed, step=number, batch=config.pass_size)
         generator = generator_for("teach", config.seed, step)
-        x_0, t = images[ids], diffusion.sample_times(config.batch_size, generator)[rows].to(device)
-        noise = torch.randn((config.batch_size, *images.shape[1:]), generator=generator)[rows].to(device)
-        dropped = (torch.rand(config.batch_size, generator=generator) < label_dropout)[rows].to(device)
+        t = diffusion.sample_times(config.batch_size, generator)[rows]
+        noise = torch.randn((config.batch_size, *images.shape[1:]), generator=generator)[rows]
+        dropped = (torch.rand(config.batch_size, generator=generator) < label_dropout)[rows]
+        ids, t, noise, dropped = (send(one, device) for one in (ids, t, noise, dropped))
+        x_0 = images[ids]
         label = torch.where(dropped, data.num_classes, labels[ids])
         with autocast(device):
             output = network(diffusion.add_noise(x_0, noise, t), diffusion.network_time(t), label)
