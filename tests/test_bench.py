@@ -240,9 +240,24 @@ class TestCommands:
         assert cli.run(["bench", "collect", *words, "--ways", "eager,interval"]) == 0
         assert "eager / interval, batch 1" in capsys.readouterr().out
 
+    def test_train_compares_the_variants_of_ours_and_counts_their_memory(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch, "compile", lambda part, **_: part)
+        words = ["--model", "tiny/4", "--history", "gated", "--batch", "24", "--rounds", "1", "--device", "cpu"]
+        path = ["--json", str(tmp_path / "rows.json")]
+        assert cli.run(["bench", "train", *words, "--layouts", "ours,recomputed,compiled", *path]) == 0
+        told = capsys.readouterr().out
+        assert "recomputed / ours, batch 24" in told
+        assert "ours / compiled, batch 24" in told
+        peaks = {row["model"]: row["peak_mb"] for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
+        assert peaks["recomputed"] < peaks["ours"]
+        assert peaks["compiled"] is None, "what compiled code allocates is not seen"
+
     @pytest.mark.parametrize(
         ("words", "line"),
         [
+            ("train --layouts sparse", "'sparse' is unknown"),
             ("latency --model DiT-Q/2", "unknown model 'DiT-Q/2'"),
             ("latency --model tiny/2 --models ard4-n9", "history_blocks is 9"),
             ("latency --batch 0", "a batch has at least 1 image"),

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from ard.devices import autocast_dtype
+from ard.devices import autocast_dtype, require_compiler
 from ard.graphs import captured, with_fastest_attention
 from ard.models.backbones import require_dit
 from ard.models.layers import modulate
@@ -66,6 +66,7 @@ class FastSampler:
         blocks: Any = self.student.network.blocks
         self.blocks: list[tuple[Callable[..., Any], ...]] = [(block.enter, block.leave) for block in blocks]
         if compiled:
+            require_compiler(student.tau.device)
             static = functools.partial(torch.compile, fullgraph=True, dynamic=False)
             self.blocks = [(static(enter), static(leave)) for enter, leave in self.blocks]
         self._graphs: dict[int, Callable[..., Tensor]] = {}

@@ -17,7 +17,6 @@ from ard.diffusion import Diffusion
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 from ard.trajectories import collect as collecting
-from ard.trajectories import execution
 from ard.trajectories.execution import Execution, Graphed, executed, relative_error
 
 Made = Callable[..., str]
@@ -158,9 +157,9 @@ def test_a_machine_without_a_compiler_says_so(
     collect_options: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(execution.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     arguments = ["--teacher", toys / "teacher", "--out", tmp_path / "store", *collect_options]
-    assert "--compile needs a C++ compiler" in refused("collect", *arguments, "--compile")
+    assert "compiling needs a C++ compiler" in refused("collect", *arguments, "--compile")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="nothing compiles here: there is no g++")

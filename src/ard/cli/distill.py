@@ -15,6 +15,7 @@ from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import read_json
 from ard.history import HistoryMask
+from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
@@ -22,7 +23,14 @@ from ard.teacher import load_teacher, reference_to
 from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
-from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
+from ard.training.distill import (
+    DistillConfig,
+    adapt,
+    distill_loss,
+    parameter_groups,
+    published_weights,
+    student_pass,
+)
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.reader import TrajectoryReader
@@ -92,12 +100,16 @@ class Distill:
         student = Student(teacher.network, teacher.diffusion, reader.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
+        adapt(student, self.train, self.distill)
         plan = self._plan(student, manifest, grid, origin)
         if self.dry_run:
             cost = budget(self._workload(student, manifest)).plain(TFLOPS)
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
+        student.network.run_block = block_runner(
+            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+        )
         loss_at, adversary = self._loss(student, reader, teacher_folder)
         state = train(
             student,
@@ -124,7 +136,7 @@ class Distill:
             adversarial=self.adversarial,
             start=origin,
         )
-        save_student(self.out, card, state.averaged())
+        save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
     def _start(self, manifest: Manifest) -> StudentCard | None:
@@ -176,6 +188,11 @@ class Distill:
                 option = changes[0].split()[0].removeprefix("heads.").replace("_", "-")
                 raise InputError(f"--{option} has no meaning without --adversarial; add it, or leave the option out")
             return
+        if self.train.accumulate > 1:
+            raise InputError(
+                f"--accumulate {self.train.accumulate} has no meaning with --adversarial, whose weight compares the "
+                "gradients of the whole batch; give --accumulate 1"
+            )
         if self.adversary.adversarial_warmup >= self.train.iterations:
             raise InputError(
                 f"--adversarial-warmup {self.adversary.adversarial_warmup} leaves nothing of {self.train.iterations} "

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ard.models.layers import (
     attend_self,
     sincos_positions,
 )
+from ard.models.running import RunBlock, run_as_it_is
 from ard.types import Labels, Latents, Patches, Times, Tokens
 
 
@@ -109,6 +110,8 @@ class Backbone(nn.Module, ABC):
     """Lowest first; each maps (tokens, condition, attend, index) to tokens, with `attend` as its self-attention."""
     final_layer: nn.Module
     """Maps (tokens, condition) to the values of their patches by a last linear layer called `linear`."""
+    run_block: RunBlock = staticmethod(run_as_it_is)
+    """How a block is run; training may compile it, or recompute it in the backward pass."""
 
     @abstractmethod
     def embed(self, x: Latents) -> Tokens:
@@ -132,7 +135,7 @@ class Backbone(nn.Module, ABC):
     def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
         """All blocks, lowest first; `attend` decides what each block's attention reads."""
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, condition, attend, index)
+            tokens = self.run_block(cast("Block", block), tokens, condition, attend, index)
         return tokens
 
 

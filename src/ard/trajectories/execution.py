@@ -1,20 +1,16 @@
 """How the teacher's network is run while trajectories are made, and how far that is from eager float32."""
 
 import copy
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ard.config import later
-from ard.devices import Precision
-from ard.errors import InputError
+from ard.devices import Precision, require_compiler
 from ard.graphs import captured
-from ard.models.transformer import Transformer
+from ard.models.transformer import Backbone
 from ard.teacher import Ode, Teacher, solve_pf_ode
 from ard.types import Labels, Latents
 
@@ -48,9 +44,9 @@ def relative_error(teacher: Teacher, other: Teacher, noise: Latents, label: Labe
     return float((other_image - image).norm() / image.norm())
 
 
-def _compiled(network: Transformer) -> Transformer:
+def _compiled(network: Backbone) -> Backbone:
     """`network`, compiled: kernels for each shape, so that no batch's bits depend on the ones before it."""
-    _require_compiler(network.x_embedder.weight.device)
+    require_compiler(next(network.parameters()).device)
     run = Graphed(torch.compile(network.forward, dynamic=False, fullgraph=True))
     network.forward = run  # type: ignore[method-assign, assignment]  # The network is called as ever, and runs this.
     return network
@@ -71,12 +67,3 @@ class Graphed:
         if shapes not in self._graphs:
             self._graphs[shapes] = captured(self.function, *inputs)
         return self._graphs[shapes](*inputs)
-
-
-def _require_compiler(device: torch.device) -> None:
-    """InputError when nothing on this machine compiles for `device`."""
-    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
-    if device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise InputError("--compile needs a C++ compiler on a CPU, such as g++: install one, or leave it out")
-    if device.type == "cuda" and find_spec("triton") is None:
-        raise InputError("--compile needs the package triton on CUDA: install it, or leave it out")

@@ -30,6 +30,8 @@ PAIRS = (
     *((f"teacher{steps}", f"ard4-n6-{speed}") for steps in (24, 25) for speed in ("fast", "compiled")),
     ("dense", "ours"),
     *(("eager", name) for name in ("compiled", "bf16", "bf16-compiled", "interval")),
+    ("recomputed", "ours"),
+    ("ours", "compiled"),
 )
 
 
