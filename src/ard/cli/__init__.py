@@ -166,12 +166,14 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
 def _collecting_with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the options of the trajectories that `--preset` names, if it is given."""
     from ard.presets import find_preset
+    from ard.trajectories.execution import Execution
 
     name = _given("preset", arguments)
     if name is None:
         return command
     preset = find_preset(name).collect
     parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    parts["execution"] = Execution()  # tyro takes no default from a factory behind a partial.
     if _given("keep", arguments) == "all":
         parts["grid"] = ()
     return functools.partial(command, preset=name, **parts)

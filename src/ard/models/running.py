@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ard.devices import require_compiler
@@ -11,11 +12,11 @@ from ard.errors import InputError
 from ard.models.layers import Attend, Block, Condition
 from ard.types import Tokens
 
-RunBlock = Callable[[Block, Tokens, Condition, Attend, int], Tokens]
+RunBlock = Callable[[nn.Module, Tokens, Condition, Attend, int], Tokens]
 """(block, tokens, condition, attend, index) to the block's tokens."""
 
 
-def run_as_it_is(block: Block, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+def run_as_it_is(block: nn.Module, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
     """The block itself."""
     return block(tokens, condition, attend, index)
 
@@ -26,7 +27,7 @@ def recomputing(run: RunBlock) -> RunBlock:
     Where no gradient is wanted nothing is kept anyway: sampling, with its cache, goes straight through.
     """
 
-    def run_recomputing(block: Block, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+    def run_recomputing(block: nn.Module, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
         if not torch.is_grad_enabled():
             return run(block, tokens, condition, attend, index)
         # A block draws nothing at random, and to keep the generator's state would wait for the device.
@@ -44,7 +45,7 @@ def compiled_run() -> RunBlock:
     enter = torch.compile(Block.enter, dynamic=False, options=_options())
     leave = torch.compile(Block.leave, dynamic=False, options=_options())
 
-    def run_compiled(block: Block, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+    def run_compiled(block: nn.Module, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
         if not torch.is_grad_enabled():
             return run_as_it_is(block, tokens, condition, attend, index)
         if not isinstance(block, Block):

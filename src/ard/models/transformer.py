@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ class Backbone(nn.Module, ABC):
     def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
         """All blocks, lowest first; `attend` decides what each block's attention reads."""
         for index, block in enumerate(self.blocks):
-            tokens = self.run_block(cast("Block", block), tokens, condition, attend, index)
+            tokens = self.run_block(block, tokens, condition, attend, index)
         return tokens
 
 
