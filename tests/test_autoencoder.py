@@ -110,6 +110,45 @@ class TestDecode:
         images = some_latents(channels=3)
         assert load_decoder(None, CPU)(images) is images
 
+    @pytest.mark.parametrize("image_size", [(512, 8), (1024, 2), (2048, 1)])
+    def test_fewer_large_images_are_decoded_together(
+        self, autoencoder_folder: Path, image_size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (side, together), autoencoder = image_size, load_autoencoder(autoencoder_folder, CPU)
+        counts: list[int] = []
+
+        def counted(latents: Tensor, *, return_dict: bool) -> tuple[Tensor]:
+            assert not return_dict
+            counts.append(len(latents))
+            return (latents[:, :3],)
+
+        monkeypatch.setattr(autoencoder.network, "decode", counted)
+        autoencoder.decode(torch.zeros(9, 4, side // 2, 8))
+        assert counts == [together] * (9 // together) + [9 % together] * (9 % together > 0)
+
+    def test_a_large_image_is_decoded_in_tiles_and_no_other_one(
+        self, autoencoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        autoencoder = load_autoencoder(autoencoder_folder, CPU)
+        latents = torch.randn(2, 4, 24, 20, generator=torch.Generator().manual_seed(1))  # Tiles are 16 latents wide.
+        whole = autoencoder.decode(latents)
+        monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 47)
+        tiled = autoencoder.decode(latents)
+        assert torch.equal(tiled, autoencoder.network.tiled_decode(latents / 0.18215).sample)
+        assert not torch.equal(tiled, whole)
+        assert tiled.shape == whole.shape
+        assert not autoencoder.network.use_tiling
+        monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 48)
+        assert torch.equal(autoencoder.decode(latents), whole)
+
+    def test_tiles_that_were_asked_for_stay(self, autoencoder_folder: Path) -> None:
+        autoencoder = load_autoencoder(autoencoder_folder, CPU)
+        latents = torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+        whole = autoencoder.decode(latents)
+        autoencoder.network.enable_tiling()
+        assert not torch.equal(autoencoder.decode(latents), whole)
+        assert autoencoder.network.use_tiling
+
 
 def keep_nothing(folder: Path) -> None:
     shutil.rmtree(folder)
