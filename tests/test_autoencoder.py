@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,25 @@ class TestDecode:
         assert not autoencoder.network.use_tiling
         monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 48)
         assert torch.equal(autoencoder.decode(latents), whole)
+
+    def test_threads_decode_one_after_the_other(
+        self, autoencoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The settings that a decoding changes are the process's."""
+        autoencoder, at_work, most = load_autoencoder(autoencoder_folder, CPU), [], []
+
+        def counted(latents: Tensor, *, return_dict: bool) -> tuple[Tensor]:
+            assert not return_dict
+            at_work.append(1)
+            time.sleep(0.05)
+            most.append(len(at_work))
+            at_work.pop()
+            return (latents[:, :3],)
+
+        monkeypatch.setattr(autoencoder.network, "decode", counted)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(autoencoder.decode, some_latents(8).split(2)))
+        assert most == [1, 1, 1, 1]
 
     def test_tiles_that_were_asked_for_stay(self, autoencoder_folder: Path) -> None:
         autoencoder = load_autoencoder(autoencoder_folder, CPU)

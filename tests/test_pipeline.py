@@ -181,6 +181,7 @@ class TestCallback:
 
     def test_it_can_end_the_call(self, make_pipeline: MakePipeline) -> None:
         pipeline, steps = make_pipeline(), []
+        whole = drawn(pipeline)
 
         def stop(which: Any, step: int, _: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             steps.append((step, tensors["latents"]))
@@ -189,7 +190,7 @@ class TestCallback:
 
         assert torch.equal(drawn(pipeline, callback_on_step_end=stop), steps[1][1])
         assert [step for step, _ in steps] == [0, 1]
-        assert not torch.equal(drawn(pipeline), steps[1][1])  # The next call is not interrupted.
+        assert torch.equal(drawn(pipeline), whole)  # The next call is not interrupted.
 
 
 class TestThreads:
@@ -400,6 +401,7 @@ class TestPlacement:
         assert ARDPipeline.model_cpu_offload_seq.split("->") == list(pipeline.components)
         pictures, moved = drawn(pipeline, output_type="pt"), []
         pipeline.enable_model_cpu_offload(device="cpu")
+        hooks = pipeline._all_hooks
         for name, model in pipeline.components.items():
             before = model._hf_hook.pre_forward
             monkeypatch.setattr(
@@ -410,6 +412,7 @@ class TestPlacement:
         assert torch.equal(drawn(pipeline, output_type="pt"), pictures)
         assert moved == ["student"] * 3 + ["vae"]
         assert len(pipeline._all_hooks) == 2
+        assert not set(pipeline._all_hooks) & set(hooks)  # Everything was moved back, and waits for the next call.
 
     def test_the_cache_is_where_the_noise_is(self, make_carded_student: MakeStudent) -> None:
         """Weights that are offloaded are elsewhere when the cache is made."""
