@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines import pipeline_utils
 from diffusers.utils import hub_utils
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
@@ -375,6 +377,26 @@ class TestHub:
         assert uploaded.pop("samples.png") == b"samples"
         models = {f"{part}/{name}" for part in ("student", "vae") for name in ("config.json", WEIGHTS)}
         assert uploaded.keys() == {"model_index.json", *models}
+
+    def test_a_pipeline_on_the_hub_is_loaded(
+        self,
+        make_pipeline: MakePipeline,
+        reloaded: Callable[..., ARDPipeline],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """With a folder in place of the hub's cache: diffusers looks over the names of the parts before it reads it."""
+        pipeline = make_pipeline(4)
+        reloaded(pipeline)
+        folder = tmp_path / "pipeline"
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+        monkeypatch.setattr(pipeline_utils, "_resolve_revision", lambda *_, **__: "main")
+        monkeypatch.setattr(pipeline_utils, "model_info", lambda *_, **__: info)
+        monkeypatch.setattr(pipeline_utils, "hf_hub_download", lambda *_, **__: str(folder / "model_index.json"))
+        loaded = ARDPipeline.from_pretrained("me/digits-ard")
+        loaded.set_progress_bar_config(disable=True)
+        assert torch.equal(drawn(loaded, output_type="pt"), drawn(pipeline, output_type="pt"))
 
 
 class TestPlacement:

@@ -55,7 +55,7 @@ def written_aside(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left aside in `folder`; that of writers that still run are left alone."""
+    """Delete what killed writers left aside in `folder`; what writers that still run have there is left alone."""
     for aside in folder.glob(f".*.{_HOST}.*.tmp"):
         writer = aside.suffixes[-2].lstrip(".")
         if not writer.isdigit() or _is_running(int(writer)):

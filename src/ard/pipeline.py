@@ -30,9 +30,13 @@ from ard.types import Labels, Latents, States
 try:
     from diffusers import AutoencoderKL, ConfigMixin, DiffusionPipeline, ModelMixin
     from diffusers.configuration_utils import register_to_config
+    from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
     from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 except ImportError:
     raise MissingExtraError("diffusers", "pipeline") from None
+
+# diffusers refuses a pipeline on the hub with parts from modules that it does not know.
+LOADABLE_CLASSES[__name__] = {"ARDStudentModel": ["save_pretrained", "from_pretrained"]}
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 

@@ -21,10 +21,9 @@ from ard.types import Latents
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICTURE_CHANNELS = {1, 3}
-CHUNK = (
-    8  # At most so many images are decoded together: Stable Diffusion's decoder has 256 channels of each at full size.
-)
-CHUNK_PIXELS = CHUNK * 512**2  # And at most so many pixels, which is 2 GiB for each of its activations.
+# At most so many images are decoded together, and so many pixels: Stable Diffusion's decoder has 256 channels of each.
+CHUNK = 8
+CHUNK_PIXELS = CHUNK * 512**2
 TILED_ABOVE = 1024  # An image with a side of more pixels is decoded in overlapping tiles.
 
 _ONE_AT_A_TIME = Lock()  # The kernels' settings are the process's and tiling is the network's: threads take turns.
