@@ -27,6 +27,7 @@ COMMANDS = {
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),
     "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
+    "export": ("ard.cli.export", "Export", "write a student as a pipeline of diffusers, to hand it on"),
     "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),
     "flops": ("ard.cli.flops", "Flops", "count what a student costs, and the paper's table of it"),
     "analyze masks": ("ard.cli.analyze.masks", "Masks", "draw which steps a step reads (Figure 3b)"),
