@@ -347,6 +347,7 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "collect": ["--teacher", toys / "teacher", "--out", out],
         "distill": ["--trajectories", toys / "grid_store", "--out", out],
         "sample": ["--student", toys / "student", "--out", out / "grid.png"],
+        "export": ["--student", toys / "student", "--out", out],
         "evaluate": ["--student", toys / "student", "--json", out / "rows.json"],
         "flops": [],
         "plan": ["--preset", "ard"],
@@ -483,7 +484,7 @@ def test_the_module_is_the_command(tmp_path: Path, environment: dict[str, str]) 
     words = [sys.executable, "-m", "ard", "destill"]
     result = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert result.returncode == 2
-    assert result.stderr.startswith("ard: unknown command 'destill'; allowed: teach, ")
+    assert result.stderr.startswith("ard: unknown command 'destill'; allowed: plan, teach, ")
     assert result.stderr.count("\n") == 1
 
 
