@@ -86,9 +86,7 @@ def budget(work: Workload) -> Budget:
     student, batch = work.student, work.train.batch_size
     return Budget(
         store_bytes=store_bytes(work),
-        run_bytes=4
-        * num_parameters(work.network, student)
-        * (STATES_OF_A_CHECKPOINT * kept_checkpoints(work.train) + 1),
+        run_bytes=run_bytes(work),
         collect_flop=float(FLOP_PER_MAC * work.num * teacher_row(work.network, work.ode).cost.total),
         distill_flop=float(FLOP_PER_MAC * work.train.iterations * batch * update_macs(work)),
         sample_flop=float(FLOP_PER_MAC * student_row(work.network, student).cost.total),
@@ -97,10 +95,11 @@ def budget(work: Workload) -> Budget:
     )
 
 
-def kept_checkpoints(train: TrainConfig) -> int:
-    """How many checkpoints are there at the end."""
-    made = math.ceil(train.iterations / train.checkpoint_every)
-    return min(made, train.keep_checkpoints) if train.keep_checkpoints else made
+def run_bytes(work: Workload) -> int:
+    """The published weights, and the checkpoints that are there at the end."""
+    made = math.ceil(work.train.iterations / work.train.checkpoint_every)
+    kept = min(made, work.train.keep_checkpoints) if work.train.keep_checkpoints else made
+    return 4 * num_parameters(work.network, work.student) * (STATES_OF_A_CHECKPOINT * kept + 1)
 
 
 def store_bytes(work: Workload) -> int:

@@ -29,7 +29,7 @@ MODULATION = 9  # Values per row and channel of adaLN: six, its input, and two s
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes that an update of a student holds at most; AdamW and all masters are float32."""
+    """Bytes that an update of a student holds; weights and everything that training adds to them are float32."""
 
     parameters: int
     """How many."""

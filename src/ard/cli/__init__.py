@@ -16,7 +16,6 @@ from ard.processes import die_with_parent
 
 COMMANDS = {
     # verb, of one word or two: (module, class, one line)
-    "plan": ("ard.cli.plan", "Plan", "what a whole run would do and cost: commands, storage, FLOP, hours, memory"),
     "teach": ("ard.cli.teach", "Teach", "train a teacher on a data set"),
     "teacher import": (
         "ard.cli.teacher_import",
@@ -30,6 +29,7 @@ COMMANDS = {
     "export": ("ard.cli.export", "Export", "write a student as a pipeline of diffusers, to hand it on"),
     "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),
     "flops": ("ard.cli.flops", "Flops", "count what a student costs, and the paper's table of it"),
+    "plan": ("ard.cli.plan", "Plan", "what a whole run would do and cost: commands, storage, FLOP, hours, memory"),
     "analyze masks": ("ard.cli.analyze.masks", "Masks", "draw which steps a step reads (Figure 3b)"),
     "analyze attention": (
         "ard.cli.analyze.attention",
