@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept", "graphs"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
     {"models"},
     {"teacher", "datasets"},
     {"students", "trajectories", "published"},

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ard.condition import Condition, with_unconditional
 from ard.config import from_plain, later, to_plain
 from ard.diffusion import Diffusion, Solver, check_solver, ddim_step, solver_output
 from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
-from ard.types import Labels, Latents, Times, Trajectory
+from ard.types import Latents, Times, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Guidance:
 
 @dataclass(frozen=True, kw_only=True)
 class Ode:
-    """How the teacher's PF-ODE is solved; together with a teacher, a seed and a label it decides a trajectory."""
+    """How the teacher's PF-ODE is solved; together with a teacher, a seed and a condition it decides a trajectory."""
 
     times: tuple[float, ...]
     """The teacher's own grid, noise first."""
@@ -82,12 +83,11 @@ class Teacher:
         """How many channels `guidance` guides, or -1 for all."""
         return self.cfg_channels if guidance.cfg_channels is None else guidance.cfg_channels
 
-    def denoise(self, label: Labels, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
+    def denoise(self, condition: Condition, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
         """The guided prediction as a function of (x, t). Both halves of the guidance run as one batch."""
         if guidance.cfg_scale == 1:
-            return lambda x, t: self._predict(x, t, label)
-        null = torch.full_like(label, self.network.config.num_classes)
-        both = torch.cat([label, null])
+            return lambda x, t: self._predict(x, t, condition)
+        both = with_unconditional(condition, num_classes=self.network.config.num_classes)
         guided_channels = self.guided_channels(guidance)
         channels = guided_channels if guided_channels >= 0 else self.network.config.channels
 
@@ -98,10 +98,10 @@ class Teacher:
 
         return guided
 
-    def _predict(self, x: Latents, t: Times, label: Labels) -> Latents:
+    def _predict(self, x: Latents, t: Times, condition: Condition) -> Latents:
         """In the network's precision; the state and the result keep theirs."""
         dtype = self.network.x_embedder.weight.dtype
-        return self.network(x.to(dtype), self.diffusion.network_time(t), label).to(x.dtype)
+        return self.network(x.to(dtype), self.diffusion.network_time(t), condition).to(x.dtype)
 
 
 class Solution(NamedTuple):
@@ -115,7 +115,7 @@ class Solution(NamedTuple):
 def solve_pf_ode(
     teacher: Teacher,
     noise: Latents,
-    label: Labels,
+    condition: Condition,
     *,
     ode: Ode,
     kept: tuple[int, ...],
@@ -124,7 +124,7 @@ def solve_pf_ode(
 
     The state has the dtype of `noise`: float32 unless a test asks for more.
     """
-    denoise, diffusion = teacher.denoise(label, ode.guidance), teacher.diffusion
+    denoise, diffusion = teacher.denoise(condition, ode.guidance), teacher.diffusion
     x = estimate = noise
     states, estimates = [noise], [noise]
     for step, (start, end) in enumerate(pairwise(ode.times)):

@@ -186,7 +186,7 @@ class TestSeparation:
         student, adversary, reader = make(toys, dataclasses.replace(WITHOUT_WARM_UP, adversarial_history=history))
         passed = student_pass(student, reader, TrainConfig(batch_size=4), DistillConfig())(0)
         image = adversary._prediction(passed)
-        rolled = sample(student, passed.inputs[:, 0], label=passed.label)[:, -1]
+        rolled = sample(student, passed.inputs[:, 0], condition=passed.label)[:, -1]
         wanted = rolled if history is AdversarialHistory.STUDENT else passed.x_hat[:, -1]
         torch.testing.assert_close(image, wanted, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(rolled, passed.x_hat[:, -1], rtol=1e-4, atol=1e-4)

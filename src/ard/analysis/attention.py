@@ -18,6 +18,7 @@ from ard.figures import HeatMap, heat_maps
 from ard.history import Gate, KVCache
 from ard.models.layers import Attend
 from ard.models.student import History, Student
+from ard.models.transformer import Conditioning
 from ard.sampling import sample
 from ard.types import Heads, Labels, Latents, Tokens
 
@@ -48,7 +49,7 @@ def _weights(q: Heads, keys: Sequence[Heads]) -> Float[Tensor, "read row head to
     return torch.stack(lse).softmax(dim=0)
 
 
-def sampled_shares(student: Student, noise: Latents, *, label: Labels) -> StepShares:
+def sampled_shares(student: Student, noise: Latents, *, condition: Labels) -> StepShares:
     """The shares while `student` samples from `noise` with its own history; NaN where a step may not read."""
     num_steps, depth = student.config.num_steps, student.network.config.depth
     shares = torch.full((num_steps, depth, num_steps), math.nan, dtype=torch.float64)
@@ -58,7 +59,7 @@ def sampled_shares(student: Student, noise: Latents, *, label: Labels) -> StepSh
         shares[step, layer, reads] = attention_shares(q, keys, gate).double().cpu()
 
     with _observed(student, observe):
-        sample(student, noise, label=label)
+        sample(student, noise, condition=condition)
     return shares
 
 
@@ -69,7 +70,7 @@ def mean_shares(
     total: Tensor = torch.zeros((), dtype=torch.float64)
     device = student.tau.device
     for x, y in zip(noise.split(batch_size), label.split(batch_size), strict=True):
-        total = total + len(x) * sampled_shares(student, x.to(device), label=y.to(device))
+        total = total + len(x) * sampled_shares(student, x.to(device), condition=y.to(device))
         progress(len(x))
     return total / len(noise)
 
@@ -93,7 +94,9 @@ def _read(
 def _observed(student: Student, observe: Observe) -> Iterator[None]:
     """Let `observe` see each attention in sampling before it is computed; the student computes what it always does."""
 
-    def watch(_module: object, arguments: tuple[Tokens, Tensor, History, int]) -> tuple[Tokens, Tensor, Attend, int]:
+    def watch(
+        _module: object, arguments: tuple[Tokens, Conditioning, History, int]
+    ) -> tuple[Tokens, Conditioning, Attend, int]:
         tokens, condition, history, layer = arguments
 
         def attend(block: int, q: Heads, k: Heads, v: Heads) -> Heads:

@@ -108,7 +108,7 @@ def open_student(
             chosen = [seeds[row] for row in part]
             noise = noise_for_seeds(torch.tensor(chosen), (card.network.channels, size, size)).to(device)
             label = torch.tensor([label_of(seed, labels, card.network.num_classes) for seed in chosen])
-            yield as_rgb(to_pixels(decode(sample(student, noise, label=label.to(device))[:, -1])).cpu())
+            yield as_rgb(to_pixels(decode(sample(student, noise, condition=label.to(device))[:, -1])).cpu())
 
     facts = _student_facts(folder, card, autoencoder, seeds, labels)
     return Images(count=len(seeds), height=side, width=side, batches=batches, facts=facts)

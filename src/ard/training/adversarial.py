@@ -24,7 +24,7 @@ from ard.losses import (
     regression_loss,
 )
 from ard.models.discriminator import DiscriminatorConfig, new_discriminator, teacher_features
-from ard.models.layers import Condition
+from ard.models.layers import Vector
 from ard.models.student import Student
 from ard.models.weights import StateDict
 from ard.sampling import sample
@@ -110,7 +110,7 @@ class Judged(NamedTuple):
     """What the heads read of some samples."""
 
     features: Sequence[Tokens]
-    condition: Condition
+    condition: Vector
 
 
 class Adversary:
@@ -214,7 +214,7 @@ class Adversary:
             case AdversarialHistory.TEACHER:
                 return passed.x_hat[:, -1]
             case AdversarialHistory.STUDENT:
-                rolled = sample(self.student, passed.inputs[:, 0], label=passed.label)[:, :-1]
+                rolled = sample(self.student, passed.inputs[:, 0], condition=passed.label)[:, :-1]
                 return self.student(rolled, passed.label)[:, -1].float()
 
     def _judge(self, step: int, real: Samples, fake: Samples) -> tuple[Judged, Judged]:
@@ -232,7 +232,7 @@ class Adversary:
         return judged[0], judged[1]
 
     def _penalty(self, step: int, real: Judged, fake: Judged) -> Tensor:
-        def logits_of(condition: Condition) -> Callable[[Sequence[Tokens]], Logits]:
+        def logits_of(condition: Vector) -> Callable[[Sequence[Tokens]], Logits]:
             return lambda features: self.discriminator(features, condition)
 
         match self.config.penalty:

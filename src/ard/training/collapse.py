@@ -73,7 +73,7 @@ class Probe:
     @torch.no_grad()
     def diversity(self, student: Student) -> float:
         """The spread within labels of the student's own roll-outs, as a part of the teacher's: 1 is as diverse."""
-        made = sample(student, self.noise, label=self.labels)[:, -1]
+        made = sample(student, self.noise, condition=self.labels)[:, -1]
         spread, teachers = (within_label_spread(images, self.labels) for images in (made, self.images))
         return float((spread + 1e-6) / (teachers + 1e-6))  # 1 where no label has two images.
 

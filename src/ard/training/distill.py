@@ -93,7 +93,7 @@ def mix_in_own_history(
     own = torch.rand(len(inputs), generator=generator) < share
     if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
-    rolled = sample(student, inputs[:, 0], label=label)[:, :-1]
+    rolled = sample(student, inputs[:, 0], condition=label)[:, :-1]
     return torch.where(own.to(inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
 
 

@@ -1,0 +1,113 @@
+"""The pieces of a text-conditional transformer: adaLN-single, cross-attention, caption embedder (Chen et al., 2024).
+
+Text is embedded once per image. The steps of a student are rows of their own and share the text of their image: all
+queries of an image, whatever its number of steps, read one set of keys.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from ard.condition import Prompts, TextMask
+from ard.models.layers import Attend, Attention, Mlp, TimestepEmbedder, Vector, modulate
+from ard.types import Patches, Tokens
+
+Text: TypeAlias = Float[Tensor, "prompt text_token embedding"]
+
+
+class TextConditioning(NamedTuple):
+    """What a time and a text are to the network."""
+
+    vector: Vector
+    """The time, and where the network is told it the picture's size; the output layer reads it."""
+    modulation: Float[Tensor, "row modulations"]
+    """adaLN-single: shift, scale and gate of both halves of a block, the same for all blocks but for their tables."""
+    text: Text
+    mask: TextMask
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of an image's tokens to its text."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tokens, text: Text, mask: TextMask) -> Tokens:
+        """`len(x) / len(text)` successive rows belong to each text, such as the steps of a trajectory."""
+        queries = self.q(x).unflatten(0, (len(text), -1)).flatten(1, 2)  # prompt, step x token, d
+        q = queries.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # prompt head step x token e
+        k, v = self.kv(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # prompt head text_token e
+        read = scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        return self.proj(read.transpose(1, 2).flatten(2)).view(x.shape)
+
+
+class TextBlock(nn.Module):
+    """A transformer block with adaLN-single conditioning and cross-attention, which is neither modulated nor gated."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, num_heads)
+        self.cross_attn = CrossAttention(width, num_heads)
+        self.mlp = Mlp(width, mlp_ratio)
+        self.scale_shift_table = nn.Parameter(torch.zeros(6, width))
+
+    def forward(self, x: Tokens, conditioning: TextConditioning, attend: Attend, block: int) -> Tokens:
+        """Self-attention, through `attend`; then the text; then the MLP."""
+        modulation = conditioning.modulation.unflatten(1, (6, -1)) + self.scale_shift_table
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(dim=1)
+        x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn(modulate(x, shift_a, scale_a), attend, block))
+        x = x + self.cross_attn(x, conditioning.text, conditioning.mask)
+        return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(modulate(x, shift_m, scale_m)))
+
+
+class TextFinalLayer(nn.Module):
+    """Tokens to the values of their patches, modulated by the time and a table."""
+
+    def __init__(self, width: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, out_features)
+        self.scale_shift_table = nn.Parameter(torch.zeros(2, width))
+
+    def forward(self, x: Tokens, vector: Vector) -> Patches:
+        """Modulate and project."""
+        shift, scale = (vector.unsqueeze(1) + self.scale_shift_table).unbind(dim=1)
+        return self.linear(modulate(x, shift, scale))
+
+
+class TextEmbedder(nn.Module):
+    """Prompts as the text encoder gives them, and a time's vector, to what the blocks read."""
+
+    def __init__(self, text_width: int, width: int, *, picture_size: int | None) -> None:
+        """`picture_size` is the picture's side in pixels for a network that is told it."""
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(text_width, width), nn.Linear(width, width)
+        self.adaLN_single = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.size = SizeEmbedder(width, picture_size) if picture_size is not None else None
+
+    def forward(self, time: Vector, prompts: Prompts) -> TextConditioning:
+        """The text in the network's own width and precision, and one modulation per row."""
+        vector = time if self.size is None else time + self.size(time)
+        text = self.fc2(gelu(self.fc1(prompts.tokens.to(self.fc1.weight.dtype)), approximate="tanh"))
+        return TextConditioning(vector, self.adaLN_single(vector), text, prompts.mask)
+
+
+class SizeEmbedder(nn.Module):
+    """The height, the width and the aspect ratio of a square picture, as PixArt-alpha at 1024 pixels is told them."""
+
+    def __init__(self, width: int, picture_size: int) -> None:
+        super().__init__()
+        self.picture_size = picture_size
+        self.resolution, self.aspect_ratio = TimestepEmbedder(width // 3), TimestepEmbedder(width // 3)
+
+    def forward(self, like: Vector) -> Vector:
+        """One vector, for every row of `like`."""
+        side, ratio = like.new_full((1,), self.picture_size), like.new_ones(1)
+        height_and_width = self.resolution(side).repeat(1, 2)
+        return torch.cat([height_and_width, self.aspect_ratio(ratio)], dim=1)
