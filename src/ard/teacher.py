@@ -166,7 +166,7 @@ class Imported:
     dropped: tuple[str, ...]
     """Tensors of the source that the network has no use for."""
     scaling_factor: float | None
-    """Its latents are this times the autoencoder's; None where it makes pictures itself."""
+    """Its latents are this times the autoencoder's; None where it makes pictures itself, or the source does not say."""
     vae: str | None
     """Where the source's own autoencoder is, seen from the teacher's folder."""
     class_names: tuple[str, ...]

@@ -20,7 +20,7 @@ COMMANDS = {
     "teacher import": (
         "ard.cli.teacher_import",
         "TeacherImport",
-        "bring a published DiT, SiT or REPA checkpoint as a teacher",
+        "bring a published DiT, SiT, REPA or PixArt network as a teacher",
     ),
     "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),

@@ -93,7 +93,7 @@ class TextEmbedder(nn.Module):
 
     def forward(self, time: Vector, prompts: Prompts) -> TextConditioning:
         """The text in the network's own width and precision, and one modulation per row."""
-        vector = time if self.size is None else time + self.size(time)
+        vector = time if self.size is None else time + self.size()
         text = self.fc2(gelu(self.fc1(prompts.tokens.to(self.fc1.weight.dtype)), approximate="tanh"))
         return TextConditioning(vector, self.adaLN_single(vector), text, prompts.mask)
 
@@ -106,8 +106,10 @@ class SizeEmbedder(nn.Module):
         self.picture_size = picture_size
         self.resolution, self.aspect_ratio = TimestepEmbedder(width // 3), TimestepEmbedder(width // 3)
 
-    def forward(self, like: Vector) -> Vector:
-        """One vector, for every row of `like`."""
-        side, ratio = like.new_full((1,), self.picture_size), like.new_ones(1)
+    def forward(self) -> Float[Tensor, "1 embedding"]:
+        """One vector, for all rows. The angles have the precision of float32 at least, whatever the weights have."""
+        weight = next(self.resolution.mlp.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        side = torch.full((1,), self.picture_size, dtype=dtype, device=weight.device)
         height_and_width = self.resolution(side).repeat(1, 2)
-        return torch.cat([height_and_width, self.aspect_ratio(ratio)], dim=1)
+        return torch.cat([height_and_width, self.aspect_ratio(torch.ones_like(side))], dim=1)
