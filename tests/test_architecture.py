@@ -19,8 +19,8 @@ ROWS: tuple[set[str], ...] = (
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
     {"models"},
-    {"teacher", "datasets"},
-    {"students", "trajectories", "published"},
+    {"teacher", "datasets", "text"},
+    {"students", "trajectories", "published", "prompts"},
     {"losses", "sampling", "pictures"},
     {"fast_sampling"},
     {"training", "evaluation"},
@@ -38,8 +38,9 @@ OPTIONAL = {
     "sklearn": "datasets.digits",
     "matplotlib": "figures",
     "torch_fidelity": "evaluation.features.inception",
-    "transformers": "evaluation.features.huggingface",
+    "transformers": "models.huggingface",
     "diffusers": "models.autoencoder",
+    "datasets": "datasets.from_disk",
 }
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}

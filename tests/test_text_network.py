@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from ard.analysis.flops import forward_macs
 from ard.condition import Prompts, padded, with_unconditional
 from ard.diffusion import Diffusion, DiffusionKind
 from ard.errors import InputError
@@ -141,6 +144,21 @@ class TestTransformer:
     def test_positions_of_a_finer_grid_are_those_of_the_coarser_one_between(self) -> None:
         coarse, fine = sincos_positions(24, 4).view(4, 4, -1), sincos_positions(24, 8, scale=2.0).view(8, 8, -1)
         assert_equal(fine[::2, ::2], coarse)
+
+
+class TestCost:
+    """What reading text costs, counted in the matrix products that are run."""
+
+    @pytest.mark.parametrize("picture_size", [None, 512])
+    @pytest.mark.parametrize("depth", [1, 3])
+    def test_the_closed_form_is_what_is_computed(
+        self, depth: int, picture_size: int | None, make_text_network: MakeNetwork, make_latents: MakeLatents
+    ) -> None:
+        network = make_text_network(depth=depth, text=TextConfig(width=6, picture_size=picture_size))
+        given = prompts((7,))
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            network(make_latents(1), torch.zeros(1, dtype=torch.float64), given)
+        assert counter.get_total_flops() // 2 == forward_macs(network.config, text_tokens=7)
 
 
 class TestGuidance:

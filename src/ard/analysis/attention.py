@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ard.condition import Condition
 from ard.figures import HeatMap, heat_maps
 from ard.history import Gate, KVCache
 from ard.models.layers import Attend
 from ard.models.student import History, Student
 from ard.models.transformer import Conditioning
 from ard.sampling import sample
-from ard.types import Heads, Labels, Latents, Tokens
+from ard.types import Heads, Latents, Tokens
 
 StepShares = Float[Tensor, "step layer read"]
 Observe = Callable[[int, KVCache, int, Heads, Heads], None]  # step, cache, layer, q, k
@@ -49,7 +50,7 @@ def _weights(q: Heads, keys: Sequence[Heads]) -> Float[Tensor, "read row head to
     return torch.stack(lse).softmax(dim=0)
 
 
-def sampled_shares(student: Student, noise: Latents, *, condition: Labels) -> StepShares:
+def sampled_shares(student: Student, noise: Latents, *, condition: Condition) -> StepShares:
     """The shares while `student` samples from `noise` with its own history; NaN where a step may not read."""
     num_steps, depth = student.config.num_steps, student.network.config.depth
     shares = torch.full((num_steps, depth, num_steps), math.nan, dtype=torch.float64)
@@ -64,12 +65,12 @@ def sampled_shares(student: Student, noise: Latents, *, condition: Labels) -> St
 
 
 def mean_shares(
-    student: Student, noise: Latents, label: Labels, *, batch_size: int, progress: Callable[[int], object]
+    student: Student, noise: Latents, condition: Condition, *, batch_size: int, progress: Callable[[int], object]
 ) -> StepShares:
     """`sampled_shares` over any number of images, `batch_size` at a time."""
     total: Tensor = torch.zeros((), dtype=torch.float64)
     device = student.tau.device
-    for x, y in zip(noise.split(batch_size), label.split(batch_size), strict=True):
+    for x, y in zip(noise.split(batch_size), condition.split(batch_size), strict=True):
         total = total + len(x) * sampled_shares(student, x.to(device), condition=y.to(device))
         progress(len(x))
     return total / len(noise)

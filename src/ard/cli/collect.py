@@ -12,6 +12,7 @@ from ard.models.student import StateKind
 from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.teacher import Guidance, load_teacher, plan_ode
+from ard.text import EncodedText
 from ard.timegrid import check_indices, uniform_indices
 from ard.trajectories.collect import collect, plan_store
 
@@ -20,17 +21,21 @@ from ard.trajectories.collect import collect, plan_store
 class Collect:
     """Solve the teacher's ODE from many noises and keep the trajectories; students are trained on them.
 
-    Trajectory i has the seed SEED + i and the label (SEED + i) mod the number of classes. A killed run goes on with
+    Trajectory i has the seed SEED + i and the label (SEED + i) mod the number of classes, or of prompts for a teacher
+    that reads text. A killed run goes on with
     the same command and ends with the same bytes; a larger --num adds to the store. For instance:
 
         ard collect --teacher runs/teacher --out runs/trajectories --num 3000 --num-steps 4 --seed 0
         ard collect --teacher runs/teacher --out runs/all --num 3000 --keep all --states x_t x_0_hat
+        ard collect --teacher runs/pixart --text runs/text --cfg-scale 4.5 --num 10000 --out runs/trajectories
     """
 
     teacher: Path
     """Folder of the teacher."""
     out: Path
     """Folder of the trajectory store."""
+    text: Path | None = None
+    """Folder of encoded prompts, for a teacher that reads text; see ard text encode."""
     num: int = 3000
     """Number of trajectories."""
     num_steps: int = 4
@@ -84,6 +89,7 @@ class Collect:
             dtype=self.dtype,
             shard_size=self.shard_size,
             batch_size=self.batch_size,
+            text=EncodedText(self.text) if self.text else None,
         )
         workers = self.workers or default_workers(device)
         if self.dry_run:

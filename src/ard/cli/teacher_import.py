@@ -12,7 +12,7 @@ from ard.cli.options import print_plan
 from ard.config import differences, to_plain
 from ard.errors import InputError
 from ard.files import remove_leftovers
-from ard.models.transformer import TransformerConfig
+from ard.models.transformer import condition_name
 from ard.models.weights import StateDict
 from ard.published import read_published
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
@@ -85,7 +85,7 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
     guided = network.channels if imported.cfg_channels < 0 else imported.cfg_channels
     lines = [
         f"teacher {out}: {imported.format} from {imported.source}",
-        f"network: {network_name(network)}, {_condition(network)}, {card.diffusion.kind}",
+        f"network: {network_name(network)}, {condition_name(network)}, {card.diffusion.kind}",
         f"latents: {network.channels} x {network.latent_size} x {network.latent_size}, {guided} channels guided",
     ]
     if imported.dropped:
@@ -96,8 +96,3 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
     if network.text:
         lines.append("prompts: encode them with ard text encode, and give its folder to the other commands with --text")
     return lines
-
-
-def _condition(network: TransformerConfig) -> str:
-    """What the network is conditional on, in words."""
-    return f"text of width {network.text.width}" if network.text else f"{network.num_classes} classes"

@@ -202,6 +202,11 @@ class Transformer(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)[:, : self.config.channels]
 
 
+def condition_name(network: TransformerConfig) -> str:
+    """What a network is conditional on, in words."""
+    return f"text of width {network.text.width}" if network.text else f"{network.num_classes} classes"
+
+
 def vector_of(conditioning: Conditioning) -> Vector:
     """The one vector per row: the time plus the class, or the time."""
     return conditioning.vector if isinstance(conditioning, TextConditioning) else conditioning

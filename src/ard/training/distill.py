@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ard.condition import Condition
 from ard.devices import autocast
 from ard.errors import InputError, require_at_least
 from ard.losses import regression_loss
@@ -15,7 +16,7 @@ from ard.sampling import sample
 from ard.training.loop import TrainConfig
 from ard.training.randomness import batch_ids, generator_for
 from ard.trajectories.reader import TrajectoryReader
-from ard.types import Labels, States
+from ard.types import States
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Pass(NamedTuple):
     inputs: States
     x_hat: States
     targets: States
-    label: Labels
+    condition: Condition
 
 
 def distill_loss(
@@ -74,26 +75,27 @@ def student_pass(
         ids = batch_ids(len(reader), seed=config.seed, step=step, batch=config.batch_size)
         batch = reader.read(ids)
         reader.require_finite(batch, ids)
-        states, label = batch.states.to(device).float(), batch.labels.to(device)
+        states, condition = batch.states.to(device).float(), reader.condition(batch.labels).to(device)
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)
         with autocast(device):
             if share > 0:
-                inputs = mix_in_own_history(student, inputs, label, share, generator_for("own", config.seed, step))
-            x_hat = student(inputs, label)
-        return Pass(inputs, x_hat.float(), targets, label)
+                own = generator_for("own", config.seed, step)
+                inputs = mix_in_own_history(student, inputs, condition, share, own)
+            x_hat = student(inputs, condition)
+        return Pass(inputs, x_hat.float(), targets, condition)
 
     return pass_at
 
 
 def mix_in_own_history(
-    student: Student, inputs: States, label: Labels, share: float, generator: torch.Generator
+    student: Student, inputs: States, condition: Condition, share: float, generator: torch.Generator
 ) -> States:
     """Replace each trajectory's inputs by the student's own roll-out from the same noise with probability `share`."""
     own = torch.rand(len(inputs), generator=generator) < share
     if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
-    rolled = sample(student, inputs[:, 0], condition=label)[:, :-1]
+    rolled = sample(student, inputs[:, 0], condition=condition)[:, :-1]
     return torch.where(own.to(inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
 
 

@@ -18,6 +18,7 @@ from ard.models.student import StateKind
 from ard.processes import die_with_parent
 from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
+from ard.text import EncodedText, condition_of, open_referred, require_text
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
 from ard.trajectories.reader import is_published
 from ard.trajectories.shards import open_shard, write_shard
@@ -57,8 +58,10 @@ def plan_store(
     dtype: str = "float16",
     shard_size: int = 256,
     batch_size: int = 128,
+    text: EncodedText | None = None,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
+    require_text(text, teacher.network.config, owner=teacher_folder)
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
     require_seed("seed", first_seed)
     require_seed(f"the last of {num} seeds from {first_seed} on", first_seed + num - 1)
@@ -76,6 +79,7 @@ def plan_store(
         num=num,
         shard_size=shard_size,
         batch_size=batch_size,
+        text=None if text is None else text.reference(seen_from=folder),
     )
 
 
@@ -105,18 +109,21 @@ def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.devi
     if device.type == "cpu":
         torch.set_num_threads(1)
     teacher = _load_once(manifest.teacher.folder(folder), device)
+    text = _open_once(manifest.text, folder) if manifest.text else None
     seeds, size = manifest.seeds(shard), manifest.batch_size
-    batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
+    batches = [_solve(teacher, manifest, seeds[i : i + size], text, device) for i in range(0, len(seeds), size)]
     write_shard(folder / shard_name(shard), _shard_tensors(manifest, seeds, batches), manifest.identity)
     return len(seeds)
 
 
-def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
+def _solve(
+    teacher: Teacher, manifest: Manifest, seeds: range, text: EncodedText | None, device: torch.device
+) -> Solution:
     """One batch of trajectories, on the CPU; InputError when the teacher yields something that is no number."""
     channels, height, width = manifest.shape
     noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
-    label = torch.tensor(seeds, device=device) % manifest.num_classes
-    solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
+    condition = condition_of(text, torch.tensor(seeds) % manifest.num_conditions).to(device)
+    solution = solve_pf_ode(teacher, noise, condition, ode=manifest.ode, kept=manifest.kept)
     stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
     if not all(states.isfinite().all() for states in stored):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
@@ -126,7 +133,7 @@ def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.dev
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
     tensors = {str(state): torch.cat([getattr(batch, state) for batch in batches]) for state in manifest.states}
     seed = torch.tensor(seeds)
-    return {**tensors, "seed": seed, "label": seed % manifest.num_classes}
+    return {**tensors, "seed": seed, "label": seed % manifest.num_conditions}
 
 
 def _share_out(
@@ -146,3 +153,4 @@ def _share_out(
 
 
 _load_once = functools.lru_cache(maxsize=1)(load_teacher)
+_open_once = functools.lru_cache(maxsize=1)(open_referred)

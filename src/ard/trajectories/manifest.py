@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
+from ard.config import differences, fingerprint_of, flatten, from_plain, later, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.files import read_json, write_json
 from ard.models.student import StateKind
 from ard.teacher import Ode, TeacherRef
+from ard.text import TextRef
 from ard.timegrid import check_indices, uniform_indices
 
 SCHEMA = 1
-_FREE = frozenset({"num", "teacher.path"})  # A store may grow or move.
+_FREE = frozenset({"num", "teacher.path", "text.path"})  # A store may grow or move.
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -32,9 +33,16 @@ class Manifest:
     num_classes: int
     first_seed: int
     num: int
-    """How many trajectories; trajectory i has the seed first_seed + i and the label seed mod num_classes."""
+    """How many trajectories; trajectory i has the seed first_seed + i and the label seed mod num_conditions."""
     shard_size: int
     batch_size: int
+    text: TextRef | None = later(None)
+    """The prompts of a teacher that reads text; a label is then a prompt's number."""
+
+    @property
+    def num_conditions(self) -> int:
+        """How many classes or prompts there are."""
+        return self.text.num if self.text else self.num_classes
 
     @property
     def num_shards(self) -> int:

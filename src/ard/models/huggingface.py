@@ -9,21 +9,28 @@ import torch
 from safetensors import SafetensorError
 
 from ard.errors import InputError, MissingExtraError
-from ard.evaluation.features.network import sha256_of
-from ard.files import read_json
+from ard.files import read_json, sha256_of
 
 
 def load_pretrained(
-    folder: Path, *, choose: Callable[[Any], Any], kinds: tuple[str, ...], option: str, device: torch.device
+    folder: Path,
+    *,
+    choose: Callable[[Any], Any],
+    kinds: tuple[str, ...],
+    option: str,
+    extra: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """The network in `folder`, float32, in evaluation mode; `choose` picks its class from the package.
+    """The network in `folder`, in evaluation mode; `choose` picks its class from the package.
 
-    `kinds` are the model types that config.json may name, `option` is what the user gave the folder with. InputError
-    when the folder is not there, holds another network, or lacks a tensor (which would be drawn at random).
+    `kinds` are the model types that config.json may name, `option` is what the user gave the folder with, `extra` what
+    installs the package. InputError when the folder is not there, holds another network, or lacks a tensor (which would
+    be drawn at random).
     """
-    _check(folder, kinds, option)
+    check_pretrained(folder, kinds, option)
     try:
-        model, found = choose(_transformers()).from_pretrained(
+        model, found = choose(_transformers(extra)).from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -36,7 +43,7 @@ def load_pretrained(
     if wrong:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{folder} lacks {names}, or has it in another shape; give {option} a whole folder")
-    return model.float().eval().requires_grad_(False).to(device)
+    return model.to(dtype).eval().requires_grad_(False).to(device)
 
 
 def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]:
@@ -50,7 +57,18 @@ def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]
     }
 
 
-def _check(folder: Path, kinds: tuple[str, ...], option: str) -> None:
+def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
+    """The tokenizer in `folder`; InputError when there is none that can be read, or when it needs a package more."""
+    try:
+        return _transformers(extra).AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError:
+        raise MissingExtraError("sentencepiece", extra) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder} has no tokenizer: {_first_line(error)}; give {option} a whole folder") from None
+
+
+def check_pretrained(folder: Path, kinds: tuple[str, ...], option: str) -> None:
+    """InputError unless `folder` holds safetensors weights of one of the model types `kinds`."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no Hugging Face folder: it has no config.json; {option} takes a local folder")
     kind = read_json(folder / "config.json").get("model_type")
@@ -60,13 +78,13 @@ def _check(folder: Path, kinds: tuple[str, ...], option: str) -> None:
         raise InputError(f"{folder} has no *.safetensors, and other weights are not read; convert them for {option}")
 
 
-def _transformers() -> Any:
+def _transformers(extra: str) -> Any:
     """The package, told to stay offline before it is read for the first time."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import transformers
     except ImportError:
-        raise MissingExtraError("transformers", "eval") from None
+        raise MissingExtraError("transformers", extra) from None
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers
