@@ -112,12 +112,8 @@ class EncodedText:
     def __init__(self, folder: Path) -> None:
         """InputError when the folder holds none, or not all."""
         self.folder, self.manifest = folder, load_text_manifest(folder)
-        self._places: dict[str, int] = {}
-        self._length = 0
-        for index in range(self.manifest.num_files):
-            for name, length in _lengths(folder / _file_name(index)).items():
-                self._places[name] = index
-                self._length = max(self._length, length)
+        files = ((index, _opened(folder / _file_name(index))) for index in range(self.manifest.num_files))
+        self._places = {name: index for index, file in files for name in file.keys()}  # noqa: SIM118 it is no dictionary
         self._names = [text_hash(cleaned(prompt)) for prompt in self.manifest.prompts]
         if not self._places.keys() >= {*self._names, text_hash(EMPTY)}:
             raise InputError(f"{folder} is incomplete; {REPAIR}")
@@ -128,12 +124,12 @@ class EncodedText:
         return len(self._names)
 
     def condition(self, numbers: Labels) -> Prompts:
-        """The prompts with these numbers, on the CPU, padded to the longest of the folder.
+        """The prompts with these numbers, on the CPU, padded to as many tokens as are read at most.
 
-        So what an image is computed with does not depend on which others are drawn beside it.
+        So what an image is computed with does not depend on the other prompts, of its batch or of the folder.
         """
         texts = [self._read(self._names[number]) for number in numbers.tolist()]
-        return padded(texts, null=self._null, length=self._length)
+        return padded(texts, null=self._null, length=self.manifest.max_tokens)
 
     def reference(self, *, seen_from: Path) -> TextRef:
         """The reference that an artefact in `seen_from` keeps."""
@@ -221,12 +217,6 @@ def _is_whole(path: Path, texts: list[str], encoder: str) -> bool:
             return set(file.keys()) == set(map(text_hash, texts)) and (file.metadata() or {}).get("encoder") == encoder
     except SafetensorError:
         return False
-
-
-def _lengths(path: Path) -> dict[str, int]:
-    """How many tokens each tensor of a file has."""
-    file = _opened(path)
-    return {name: file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118 it is no dictionary
 
 
 def _opened(path: Path) -> "safetensors.safe_open":
