@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.errors import InputError, MissingExtraError
 from ard.evaluation.images import LabelSampling, open_student
 from ard.models.student import StateKind
 from ard.models.text_encoder import find_text_encoder, text_encoder
@@ -334,6 +335,36 @@ class TestEncode:
         spoil(folder)
         line = refused("text", "encode", "--prompts", prompts, "--encoder", folder, "--out", tmp_path / "new")
         assert words in line
+
+    @pytest.mark.parametrize("missing", ["sentencepiece", "protobuf"])
+    def test_a_vocabulary_that_needs_another_package_says_which(
+        self, missing: str, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import transformers
+
+        for name in ("sentencepiece", "protobuf"):
+            monkeypatch.setattr(transformers.utils, f"is_{name}_available", lambda name=name: name != missing)
+        (tmp_path / "spiece.model").write_bytes(b"")
+        card = find_text_encoder(pipeline, max_tokens=None, precision="float32")
+        with (
+            pytest.raises(MissingExtraError, match=rf"package {missing}, .* pip install '.\[text\]'"),
+            text_encoder(dataclasses.replace(card, tokenizer=tmp_path), CPU),
+        ):
+            pass
+
+    def test_packages_that_are_not_installed_are_named(
+        self, encode_options: list[object], tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = ["--out", tmp_path / "new"]
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "transformers", None)
+            line = refused(*encode_options, *out)
+            assert "this needs the package transformers" in line
+            assert "[text]" in line
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        line = refused(*encode_options, "--prompts", tmp_path, *out)
+        assert "this needs the package datasets" in line
+        assert "[data]" in line
 
 
 TOP = {"transformer", "scheduler", "vae", "model_index.json", "text_encoder", "tokenizer"}

@@ -12,8 +12,9 @@ def open_from_disk(folder: Path) -> Any:
 
     Its rows are read when they are asked for.
     """
+    datasets = _datasets()
     try:
-        found = _datasets().load_from_disk(str(folder))
+        found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{folder} is no data set that datasets saved to disk: {reason}") from None

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from ard.errors import InputError, MissingExtraError
 from ard.files import read_json, sha256_of
 
+SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
+
 
 def load_pretrained(
     folder: Path,
@@ -29,8 +31,9 @@ def load_pretrained(
     be drawn at random).
     """
     check_pretrained(folder, kinds, option)
+    network = choose(_transformers(extra))
     try:
-        model, found = choose(_transformers(extra)).from_pretrained(
+        model, found = network.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -59,10 +62,16 @@ def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]
 
 def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
     """The tokenizer in `folder`; InputError when there is none that can be read, or when it needs a package more."""
+    package = _transformers(extra)
+    if (folder / SENTENCEPIECE).is_file() and not (folder / "tokenizer.json").is_file():
+        for name, is_there in (
+            ("sentencepiece", package.utils.is_sentencepiece_available()),
+            ("protobuf", package.utils.is_protobuf_available()),
+        ):
+            if not is_there:  # It would be taken for a file of another kind, and that told.
+                raise MissingExtraError(name, extra)
     try:
-        return _transformers(extra).AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except ImportError:
-        raise MissingExtraError("sentencepiece", extra) from None
+        return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder} has no tokenizer: {_first_line(error)}; give {option} a whole folder") from None
 
