@@ -16,7 +16,7 @@ from ard.condition import Prompts, padded
 from ard.diffusion import Diffusion, DiffusionKind, TimeSpacing
 from ard.errors import InputError
 from ard.models.layers import attend_self
-from ard.models.transformer import TextConfig, Transformer
+from ard.models.transformer import TextConfig, Transformer, TransformerConfig
 from ard.published import Published, read_published
 from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
@@ -134,6 +134,26 @@ class TestNetwork:
         with torch.no_grad():
             ours, wanted = built(read(tmp_path)).embed(x), theirs.pos_embed(x)
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
+
+    def test_at_full_size_it_has_the_published_number_of_parameters(self) -> None:
+        """PixArt-alpha has 0.6 B (Chen et al., 2023); 28 blocks of width 1152 are the defaults of diffusers."""
+        import diffusers
+
+        config = TransformerConfig(
+            width=1152,
+            depth=28,
+            num_heads=16,
+            patch_size=2,
+            latent_size=64,
+            channels=4,
+            num_classes=0,
+            learn_sigma=True,
+            text=TextConfig(width=4096),
+        )
+        with torch.device("meta"):
+            theirs = diffusers.PixArtTransformer2DModel(sample_size=64, caption_channels=4096)
+            counts = [sum(one.numel() for one in network.parameters()) for network in (Transformer(config), theirs)]
+        assert counts[0] == counts[1] == 610_856_096
 
     def test_a_folder_of_before_the_class_had_its_name_is_read_and_what_is_dropped_is_named(
         self, tmp_path: Path

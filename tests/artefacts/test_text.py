@@ -263,6 +263,9 @@ class TestEncode:
         encode_prompts(text, opened, encode, progress=lambda _: None)
         encode_prompts(text, opened, encode, progress=lambda _: None)
         assert asked == [["", "a red cat", "a blue dog sits on the mat", "the mat"]]
+        change(text / "text.json", prompts=["a cat"])
+        encode_prompts(text, dataclasses.replace(opened, prompts=("a cat",)), encode, progress=lambda _: None)
+        assert asked[1:] == [["", "a cat"]]
 
     def test_the_encoder_is_freed_at_the_end(self, pipeline: Path) -> None:
         card = find_text_encoder(pipeline, max_tokens=None, precision="float32")
@@ -444,6 +447,16 @@ class TestCommands:
         assert contents(root / "again") == contents(root / "store")
         assert len(contents(root / "again")) == 4
 
+    def test_where_the_prompts_lie_is_no_part_of_a_stores_identity(
+        self, root: Path, tmp_path: Path, made: Made
+    ) -> None:
+        elsewhere = shutil.copytree(root / "text", tmp_path / "elsewhere")
+        words = ["collect", "--teacher", root / "teacher", "--text", elsewhere, "--workers", 1, *COLLECT]
+        made(*words, "--out", root / "store")
+        made(*words, "--out", root / "again", "--num", 4)
+        name = "traj-000000.safetensors"
+        assert (root / "again" / name).read_bytes() == (root / "store" / name).read_bytes()
+
     def test_artefacts_move_together(self, root: Path, tmp_path: Path) -> None:
         there = root.rename(tmp_path / "there")
         moved = TrajectoryReader(there / "store", state=StateKind.X_T, num_steps=2)
@@ -494,6 +507,7 @@ class TestCommands:
             (["analyze", "errors", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
             (["analyze", "pareto", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
             (["sweep", "--trajectories", "STORE", "--out", "x"], "was imported and brings no data set"),
+            (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
             (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),
             (["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"], "no encoded prompts"),
         ],
@@ -502,7 +516,13 @@ class TestCommands:
     def test_what_it_cannot_serve_says_so_in_one_line(
         self, words: list[str], told: str, root: Path, tmp_path: Path, refused: Refused, pipeline: Path
     ) -> None:
-        places = {"STUDENT": root / "student", "STORE": root / "store", "VAE": pipeline / "vae", "x": tmp_path / "x"}
+        places = {
+            "TEACHER": root / "teacher",
+            "STUDENT": root / "student",
+            "STORE": root / "store",
+            "VAE": pipeline / "vae",
+            "x": tmp_path / "x",
+        }
         assert told in refused(*[places.get(word, word) for word in words])
 
 
