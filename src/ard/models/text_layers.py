@@ -11,11 +11,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from ard.condition import Prompts, TextMask
+from ard.condition import Prompts, TextMask, TextTokens
 from ard.models.layers import Attend, Attention, Mlp, TimestepEmbedder, Vector, modulate
-from ard.types import Patches, Tokens
+from ard.types import Heads, Patches, Tokens
 
 Text: TypeAlias = Float[Tensor, "prompt text_token embedding"]
+TextHeads: TypeAlias = Float[Tensor, "prompt head text_token head_width"]  # A text's keys or values in one block.
+Modulation: TypeAlias = Float[Tensor, "row modulation"]  # Shift, scale and gate of a block's both halves, in turn.
+
+
+class TextKeys(NamedTuple):
+    """What a block's cross-attention reads of a text."""
+
+    k: TextHeads
+    v: TextHeads
+    mask: TextMask
 
 
 class TextConditioning(NamedTuple):
@@ -23,8 +33,8 @@ class TextConditioning(NamedTuple):
 
     vector: Vector
     """The time, and where the network is told it the picture's size; the output layer reads it."""
-    modulation: Float[Tensor, "row modulations"]
-    """adaLN-single: shift, scale and gate of both halves of a block, the same for all blocks but for their tables."""
+    modulation: Modulation
+    """adaLN-single: the same for all blocks but for their tables."""
     text: Text
     mask: TextMask
 
@@ -39,13 +49,17 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tokens, text: Text, mask: TextMask) -> Tokens:
-        """`len(x) / len(text)` successive rows belong to each text, such as the steps of a trajectory."""
-        queries = self.q(x).unflatten(0, (len(text), -1)).flatten(1, 2)  # prompt, step x token, d
+    def forward(self, x: Tokens, text: TextKeys) -> Tokens:
+        """`len(x) / len(text.k)` successive rows belong to each text, such as the steps of a trajectory."""
+        queries = self.q(x).unflatten(0, (len(text.k), -1)).flatten(1, 2)  # prompt, step x token, d
         q = queries.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # prompt head step x token e
-        k, v = self.kv(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # prompt head text_token e
-        read = scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        read = scaled_dot_product_attention(q, text.k, text.v, attn_mask=text.mask[:, None, None, :])
         return self.proj(read.transpose(1, 2).flatten(2)).view(x.shape)
+
+    def keys(self, text: Text, mask: TextMask) -> TextKeys:
+        """What it reads of a text; no image and no time enters it."""
+        k, v = self.kv(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # prompt head text_token e
+        return TextKeys(k, v, mask)
 
 
 class TextBlock(nn.Module):
@@ -60,11 +74,34 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tokens, conditioning: TextConditioning, attend: Attend, block: int) -> Tokens:
         """Self-attention, through `attend`; then the text; then the MLP."""
-        modulation = conditioning.modulation.unflatten(1, (6, -1)) + self.scale_shift_table
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(dim=1)
-        x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn(modulate(x, shift_a, scale_a), attend, block))
-        x = x + self.cross_attn(x, conditioning.text, conditioning.mask)
-        return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(modulate(x, shift_m, scale_m)))
+        modulation = self.modulation(conditioning.modulation).chunk(6, dim=-1)
+        attended = attend(block, *self.enter(x, *modulation[:2]))
+        text = self.cross_attn.keys(conditioning.text, conditioning.mask)
+        return self.leave(x, attended, *modulation[2:], text=text)
+
+    def modulation(self, shared: Modulation) -> Modulation:
+        """The block's own: what all blocks share, and its table."""
+        return shared + self.scale_shift_table.flatten()
+
+    def enter(self, x: Tokens, shift: Vector, scale: Vector) -> tuple[Heads, Heads, Heads]:
+        """Up to the self-attention: its queries, keys and values."""
+        return self.attn.heads(modulate(x, shift, scale))
+
+    def leave(
+        self,
+        x: Tokens,
+        attended: Heads,
+        gate_a: Vector,
+        shift: Vector,
+        scale: Vector,
+        gate_m: Vector,
+        *,
+        text: TextKeys,
+    ) -> Tokens:
+        """From the self-attention on: its output and the MLP's are added through their gates, the text's as it is."""
+        x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn.join(attended))
+        x = x + self.cross_attn(x, text)
+        return torch.addcmul(x, gate_m.unsqueeze(1), self.mlp(modulate(x, shift, scale)))
 
 
 class TextFinalLayer(nn.Module):
@@ -77,8 +114,12 @@ class TextFinalLayer(nn.Module):
 
     def forward(self, x: Tokens, vector: Vector) -> Patches:
         """Modulate and project."""
-        shift, scale = (vector.unsqueeze(1) + self.scale_shift_table).unbind(dim=1)
+        shift, scale = self.modulation(vector).chunk(2, dim=-1)
         return self.linear(modulate(x, shift, scale))
+
+    def modulation(self, vector: Vector) -> Modulation:
+        """Shift and scale, from the time alone."""
+        return torch.cat([vector, vector], dim=-1) + self.scale_shift_table.flatten()
 
 
 class TextEmbedder(nn.Module):
@@ -92,10 +133,18 @@ class TextEmbedder(nn.Module):
         self.size = SizeEmbedder(width, picture_size) if picture_size is not None else None
 
     def forward(self, time: Vector, prompts: Prompts) -> TextConditioning:
-        """The text in the network's own width and precision, and one modulation per row."""
+        """What the blocks read."""
+        vector, modulation = self.times(time)
+        return TextConditioning(vector, modulation, self.text(prompts.tokens), prompts.mask)
+
+    def times(self, time: Vector) -> tuple[Vector, Modulation]:
+        """The vector of the time, and of the picture's size where it is told, and the modulation that blocks share."""
         vector = time if self.size is None else time + self.size()
-        text = self.fc2(gelu(self.fc1(prompts.tokens.to(self.fc1.weight.dtype)), approximate="tanh"))
-        return TextConditioning(vector, self.adaLN_single(vector), text, prompts.mask)
+        return vector, self.adaLN_single(vector)
+
+    def text(self, tokens: TextTokens) -> Text:
+        """The text in the network's own width and precision."""
+        return self.fc2(gelu(self.fc1(tokens.to(self.fc1.weight.dtype)), approximate="tanh"))
 
 
 class SizeEmbedder(nn.Module):
