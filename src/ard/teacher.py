@@ -16,7 +16,8 @@ from ard.condition import Condition, with_unconditional
 from ard.config import from_plain, later, to_plain
 from ard.diffusion import Diffusion, Solver, check_solver, ddim_step, solver_output
 from ard.errors import InputError
-from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.backbones import build_network
+from ard.models.transformer import Backbone, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
 from ard.types import Latents, Times, Trajectory
 
@@ -71,7 +72,7 @@ class TeacherRef:
 class Teacher:
     """A network that predicts eps or v, its diffusion, the data it was trained on and its identity."""
 
-    network: Transformer
+    network: Backbone
     diffusion: Diffusion
     data: str | None
     """The name of the data set; None for an imported teacher."""
@@ -100,7 +101,7 @@ class Teacher:
 
     def _predict(self, x: Latents, t: Times, condition: Condition) -> Latents:
         """In the network's precision; the state and the result keep theirs."""
-        dtype = self.network.x_embedder.weight.dtype
+        dtype = next(self.network.parameters()).dtype
         return self.network(x.to(dtype), self.diffusion.network_time(t), condition).to(x.dtype)
 
 
@@ -152,6 +153,7 @@ class SourceFormat(StrEnum):
     SIT = "sit"  # Of SiT's (Ma et al., 2024).
     REPA = "repa"  # Of REPA's (Yu et al., 2025).
     DIFFUSERS = "diffusers"  # A folder that diffusers saved.
+    OTHER = "other"  # Of another architecture, written by the code that brings it (docs/add-your-teacher.md).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,7 @@ def load_teacher_card(folder: Path) -> TeacherCard:
 def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
     card = load_teacher_card(folder)
-    network = Transformer(card.network).eval().requires_grad_(False)
+    network = build_network(card.network).eval().requires_grad_(False)
     load_weights(network, folder / "model.safetensors")
     identity = teacher_hash(card, network.state_dict())
     cfg_channels = card.imported.cfg_channels if card.imported else -1

@@ -29,6 +29,7 @@ COMMANDS = {
     "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
     "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),
     "flops": ("ard.cli.flops", "Flops", "count what a student costs, and the paper's table of it"),
+    "plan": ("ard.cli.plan", "Plan", "what a whole run would do and cost: commands, storage, FLOP, hours, memory"),
     "analyze masks": ("ard.cli.analyze.masks", "Masks", "draw which steps a step reads (Figure 3b)"),
     "analyze attention": (
         "ard.cli.analyze.attention",
@@ -125,6 +126,8 @@ def parse(verb: str, arguments: list[str]) -> Any:
     command = getattr(importlib.import_module(module), name)
     if verb == "distill":
         command = _with_preset(command, arguments)
+    if verb == "collect":
+        command = _collecting_with_preset(command, arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -144,21 +147,34 @@ def parse(verb: str, arguments: list[str]) -> Any:
 def _with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the defaults that `--preset` names, before the other options are read."""
     from ard.cli.distill import design_of
-    from ard.presets import DISCRIMINATORS, DISTILL_PRESETS
+    from ard.presets import DISCRIMINATORS, find_preset
 
     start, chosen = _given("resume-from", arguments), _given("preset", arguments)
     design = design_of(start) if start and not chosen else None  # The starting student's, when nothing says otherwise.
     name = chosen or (design.preset if design else "ard")
-    if name not in DISTILL_PRESETS:
-        raise InputError(f"unknown preset {name!r}; allowed: {', '.join(DISTILL_PRESETS)}")
-    preset = DISTILL_PRESETS[name]
-    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    preset = find_preset(name)
+    names = ("student", "train", "distill", "grid", "adversarial", "discriminator")
+    parts = {name: getattr(preset, name) for name in names}
     if design:
-        parts |= {"student": design.student, "train": design.train}
+        parts |= {"student": design.student, "train": design.train, "grid": ()}  # The grid is the student's too.
     parts["discriminator"] = discriminator = _given("discriminator", arguments) or preset.discriminator
     if discriminator not in DISCRIMINATORS:
         raise InputError(f"unknown discriminator {discriminator!r}; allowed: {', '.join(DISCRIMINATORS)}")
     return functools.partial(command, preset=name, adversary=DISCRIMINATORS[discriminator], **parts)
+
+
+def _collecting_with_preset(command: Any, arguments: list[str]) -> Any:
+    """`command` with the options of the trajectories that `--preset` names, if it is given."""
+    from ard.presets import find_preset
+
+    name = _given("preset", arguments)
+    if name is None:
+        return command
+    preset = find_preset(name).collect
+    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    if _given("keep", arguments) == "all":
+        parts["grid"] = ()
+    return functools.partial(command, preset=name, **parts)
 
 
 def _given(option: str, arguments: list[str]) -> str | None:

@@ -28,6 +28,7 @@ class Collect:
         ard collect --teacher runs/teacher --out runs/trajectories --num 3000 --num-steps 4 --seed 0
         ard collect --teacher runs/teacher --out runs/all --num 3000 --keep all --states x_t x_0_hat
         ard collect --teacher runs/pixart --text runs/text --cfg-scale 4.5 --num 10000 --out runs/trajectories
+        ard collect --preset imagenet256-ard --teacher runs/dit --out runs/imagenet256
     """
 
     teacher: Path
@@ -36,6 +37,8 @@ class Collect:
     """Folder of the trajectory store."""
     text: Path | None = None
     """Folder of encoded prompts, for a teacher that reads text; see ard text encode."""
+    preset: str | None = None
+    """Fills in what follows as a preset of `ard distill` needs it, such as imagenet256-ard."""
     num: int = 3000
     """Number of trajectories."""
     num_steps: int = 4

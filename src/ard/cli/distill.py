@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ard.analysis.budget import TFLOPS, Workload, budget
 from ard.cli.options import print_plan, to_plain_dict
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
 from ard.devices import DeviceName, resolve_device
@@ -48,7 +49,7 @@ class Distill:
     """Folder of the student."""
     preset: str = "ard"
     """ard, step, kd; ard-paper, step-paper, kd-paper (its equations); ard-x0, step-x0 (the authors' code); ard-gan,
-    step-gan (R + D, with --resume-from)."""
+    step-gan (R + D, with --resume-from); imagenet256-ard and others of the paper's own size, see docs/guide.md."""
     resume_from: Path | None = None
     """Folder of a student whose published weights, design and grid are the start of this one; None: the teacher's."""
     teacher: Path | None = None
@@ -66,7 +67,7 @@ class Distill:
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
+    """Print the resolved configuration, with what it costs in storage, FLOP and memory, and do nothing."""
 
     def run(self) -> None:
         """Train and publish."""
@@ -94,7 +95,8 @@ class Distill:
         student.to(device).requires_grad_(True).train()
         plan = self._plan(student, manifest, grid, origin)
         if self.dry_run:
-            return print_plan({**plan, "device": str(device), "out": self.out})
+            cost = budget(self._workload(student, manifest)).plain(TFLOPS)
+            return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
         loss_at, adversary = self._loss(student, reader, teacher_folder)
@@ -183,6 +185,20 @@ class Distill:
             )
         if config.num_steps == 1 and self.adversary.adversarial_history is AdversarialHistory.STUDENT:
             raise InputError("--adversarial-history student has no meaning with one step, which has no history")
+
+    def _workload(self, student: Student, manifest: Manifest) -> Workload:
+        """What is to be computed and stored, the trajectories included."""
+        return Workload(
+            network=student.network.config,
+            student=student.config,
+            ode=manifest.ode,
+            num=manifest.num,
+            points=len(manifest.kept),
+            kinds=len(manifest.states),
+            bytes_per_value=4 if manifest.dtype == "float32" else 2,
+            train=self.train,
+            heads=self.adversary.heads if self.adversarial else None,
+        )
 
     def _plan(
         self, student: Student, manifest: Manifest, grid: tuple[int, ...], origin: StartRef | None

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ard.condition import Condition
 from ard.errors import InputError, require_at_least
 from ard.models.layers import Vector, attend_self
-from ard.models.transformer import Transformer, TransformerConfig, vector_of
+from ard.models.transformer import Backbone, TransformerConfig, vector_of
 from ard.types import ChannelFirst, Latents, Logits, Times, Tokens
 
 RASTER_KERNEL = 9  # The authors' 1-D kernel.
@@ -127,7 +127,7 @@ def new_discriminator(config: DiscriminatorConfig, network: TransformerConfig, *
 
 
 def teacher_features(
-    network: Transformer, x: Latents, t: Times, condition: Condition, *, blocks: Sequence[int]
+    network: Backbone, x: Latents, t: Times, condition: Condition, *, blocks: Sequence[int]
 ) -> tuple[list[Tokens], Vector]:
     """The outputs of `blocks` at `x`, and the conditioning vector. Gradients flow through the frozen network into `x`.
 

@@ -13,7 +13,7 @@ from ard.diffusion import Diffusion, ddim_step
 from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
 from ard.models.layers import attend_self
-from ard.models.transformer import Transformer, vector_of
+from ard.models.transformer import Backbone, vector_of
 from ard.types import Heads, Latents, Patches, States, Tokens
 
 
@@ -60,9 +60,7 @@ class Student(nn.Module):
 
     tau: Tensor
 
-    def __init__(
-        self, network: Transformer, diffusion: Diffusion, tau: tuple[float, ...], config: StudentConfig
-    ) -> None:
+    def __init__(self, network: Backbone, diffusion: Diffusion, tau: tuple[float, ...], config: StudentConfig) -> None:
         super().__init__()
         self.config = _resolve(config, depth=network.config.depth, num_states=len(tau))
         self.network = network
@@ -108,7 +106,7 @@ class Student(nn.Module):
             num_heads=shape.num_heads,
             num_tokens=shape.num_tokens,
             head_width=shape.width // shape.num_heads,
-            like=self.network.x_embedder.weight,
+            like=next(self.network.parameters()),
         )
 
     def _head(self, tokens: Tokens, vector: Tensor, step: int, count: int) -> Patches:

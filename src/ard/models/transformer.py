@@ -1,11 +1,12 @@
-"""The diffusion transformer: DiT's architecture (Peebles and Xie, 2023), conditional on a class or on a text.
+"""Diffusion transformers: what is asked of any, and DiT's architecture (Peebles and Xie, 2023), on a class or a text.
 
 With a text it is PixArt's (Chen et al., 2024): DiT with a cross-attention in each block and one modulation for all.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import torch
 from jaxtyping import Float
@@ -66,6 +67,8 @@ class TransformerConfig:
     """Of the time's sinusoids: DiT's is 0, that of diffusers' DiT 1."""
     mlp_norm_eps: float = later(1e-6)
     """Of the LayerNorm before each MLP: DiT's is 1e-6, that of diffusers' DiT 1e-5; all others have 1e-6."""
+    backbone: str = later("dit")
+    """The network's architecture, by its name in `models.backbones`."""
     text: TextConfig | None = later(None)
     """Text instead of classes, of which there are then none: `num_classes` is 0. None: classes."""
     position_scale: float = later(1.0)
@@ -136,11 +139,51 @@ def named_config(name: str, *, latent_size: int, channels: int, num_classes: int
     )
 
 
-class Transformer(nn.Module):
+class Backbone(nn.Module, ABC):
     """Latents, their times and conditions in; one prediction per latent out.
 
-    A condition is a label, where `num_classes` means no class, or a text, where the empty prompt means none.
+    A condition is a label, where `num_classes` means no class, or a text, where the empty prompt means none. A chain of
+    blocks between an embedder and an output layer, so that a student can fold its steps into the rows and give the
+    self-attention of the lowest blocks a history.
     """
+
+    config: TransformerConfig
+    blocks: nn.ModuleList
+    """Lowest first; each maps (tokens, conditioning, attend, index) to tokens, with `attend` as its self-attention."""
+    final_layer: nn.Module
+    """Maps (tokens, vector) to the values of their patches by a last linear layer called `linear`."""
+
+    @abstractmethod
+    def embed(self, x: Latents) -> Tokens:
+        """Latents to tokens, with their positions where the tokens carry them."""
+
+    @abstractmethod
+    def condition(self, t: RowTimes, condition: Condition) -> Conditioning:
+        """What the blocks read: for a class one vector per row; `t` is in the network's own units.
+
+        `len(t) / len(condition)` successive rows have the same condition, such as the steps of a trajectory.
+        """
+
+    @abstractmethod
+    def unpatchify(self, values: Patches) -> Latents:
+        """What the output layer gives to a latent; channels beyond the latent's are dropped."""
+
+    def forward(self, x: Latents, t: Times, condition: Condition) -> Latents:
+        """The network's prediction (eps or v) at `x`; `t` is in the network's own units."""
+        tokens, conditioning = self.embed(x), self.condition(t, condition)
+        tokens = self.run_blocks(tokens, conditioning, attend_self)
+        return self.unpatchify(self.final_layer(tokens, vector_of(conditioning)))
+
+    @final
+    def run_blocks(self, tokens: Tokens, conditioning: Conditioning, attend: Attend) -> Tokens:
+        """All blocks, lowest first; `attend` decides what each block's self-attention reads."""
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, conditioning, attend, index)
+        return tokens
+
+
+class Transformer(Backbone):
+    """DiT, or PixArt's where the configuration has a text."""
 
     pos_embed: Tensor
 
@@ -160,12 +203,6 @@ class Transformer(nn.Module):
         channels = self.config.channels * (2 if self.config.learn_sigma else 1)
         kind = FinalLayer if self.config.text is None else TextFinalLayer
         return kind(self.config.width, channels * self.config.patch_size**2)
-
-    def forward(self, x: Latents, t: Times, condition: Condition) -> Latents:
-        """The network's prediction (eps or v) at `x`; `t` is in the network's own units."""
-        tokens, conditioning = self.embed(x), self.condition(t, condition)
-        tokens = self.run_blocks(tokens, conditioning, attend_self)
-        return self.unpatchify(self.final_layer(tokens, vector_of(conditioning)))
 
     def embed(self, x: Latents) -> Tokens:
         """Patches to tokens, with their positions."""
@@ -188,12 +225,6 @@ class Transformer(nn.Module):
             return conditioning
         vector: Vector = time + self.y_embedder(condition.repeat_interleave(len(t) // len(condition)))
         return vector
-
-    def run_blocks(self, tokens: Tokens, conditioning: Conditioning, attend: Attend) -> Tokens:
-        """All blocks, lowest first; `attend` decides what each block's self-attention reads."""
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, conditioning, attend, index)
-        return tokens
 
     def unpatchify(self, values: Patches) -> Latents:
         """Patch values to a latent; learned-sigma channels are dropped."""
