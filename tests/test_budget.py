@@ -150,7 +150,7 @@ class TestPlan:
         plan = json.loads(capsys.readouterr().out)
         for line in plan["commands"]:
             _, *words = line.split()
-            verb = " ".join(words[:2]) if words[0] == "teacher" else words[0]
+            verb = " ".join(words[:2]) if words[0] in {"teacher", "text"} else words[0]
             parse(verb, words[len(verb.split()) :])
         assert plan["flop"]["distill"] > plan["flop"]["sample"] > 0
         assert plan["memory_bytes"]["bf16"]["total"] <= plan["memory_bytes"]["float32"]["total"]
