@@ -104,7 +104,7 @@ class Drawing:
         @torch.no_grad()
         def draw() -> torch.Tensor:
             with autocast(self.device):
-                return self._decoded(sample(student, self.noise, label=self.label)[:, -1])
+                return self._decoded(sample(student, self.noise, condition=self.label)[:, -1])
 
         return draw
 

@@ -68,13 +68,22 @@ def make_teacher(make_network: Callable[..., Transformer]) -> Callable[..., Teac
 
 @pytest.fixture
 def make_student(make_network: Callable[..., Transformer]) -> Callable[..., Student]:
-    """make_student(kind, fresh=False, **config): a student on a uniform grid; a fresh one only copied its teacher."""
+    """make_student(kind, fresh=False, shape={}, **config): a student on a uniform grid; a fresh one copied its teacher.
 
-    def make(kind: DiffusionKind = DiffusionKind.FLOW, *, fresh: bool = False, **config: Any) -> Student:
+    `shape` is what its network has of its own.
+    """
+
+    def make(
+        kind: DiffusionKind = DiffusionKind.FLOW,
+        *,
+        fresh: bool = False,
+        shape: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> Student:
         settings = StudentConfig(**config)
         times = Diffusion(kind=kind).teacher_times(NUM_TEACHER_STEPS)
         tau = tuple(times[index] for index in uniform_indices(NUM_TEACHER_STEPS, settings.num_steps))
-        student = Student(make_network(), Diffusion(kind=kind), tau, settings).double().eval()
+        student = Student(make_network(**(shape or {})), Diffusion(kind=kind), tau, settings).double().eval()
         if not fresh:
             randomise(student)
         return student

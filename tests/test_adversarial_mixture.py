@@ -81,7 +81,7 @@ def trained(folder: Path, start: Student | None, *, adversarial: bool, iteration
 def distance_to_modes(student: Student) -> float:
     """Mean distance of new samples to the nearest mode."""
     noise = torch.randn(1000, 2, 1, 1, generator=torch.Generator().manual_seed(2))
-    points = sample(student, noise, label=torch.zeros(1000, dtype=torch.long))[:, -1].flatten(1)
+    points = sample(student, noise, condition=torch.zeros(1000, dtype=torch.long))[:, -1].flatten(1)
     return float(torch.cdist(points, MODES).min(dim=1).values.mean())
 
 

@@ -19,10 +19,10 @@ REPOSITORY = Path(__file__).parents[1]
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept", "graphs"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
     {"models"},
-    {"teacher", "datasets"},
-    {"students", "trajectories", "published"},
+    {"teacher", "datasets", "text"},
+    {"students", "trajectories", "published", "prompts"},
     {"losses", "sampling", "pictures"},
     {"fast_sampling"},
     {"training", "evaluation"},
@@ -40,9 +40,10 @@ OPTIONAL = {
     "sklearn": "datasets.digits",
     "matplotlib": "figures",
     "torch_fidelity": "evaluation.features.inception",
-    "transformers": "evaluation.features.huggingface",
+    "transformers": "models.huggingface",
     "diffusers": "models.autoencoder, pipeline",
     "peft": "models.lora",
+    "datasets": "datasets.from_disk",
 }
 # Importable only with an optional package, because its classes inherit from the package's.
 NEEDING = {"pipeline": "diffusers"}

@@ -98,8 +98,8 @@ def test_the_shares_in_sampling_are_those_of_a_dense_softmax_over_all_keys(
     make_latents: MakeLatents,
 ) -> None:
     student = make_student(num_steps=num_steps, mask=mask, history=history, history_blocks=history_blocks)
-    trajectory = sample(student, make_latents(2), label=LABEL)
-    shares = sampled_shares(student, make_latents(2), label=LABEL)
+    trajectory = sample(student, make_latents(2), condition=LABEL)
+    shares = sampled_shares(student, make_latents(2), condition=LABEL)
     wanted = dense_shares(student, trajectory[:, :-1], LABEL)
     torch.testing.assert_close(shares.nan_to_num(0), wanted, rtol=0, atol=1e-12)
 
@@ -115,7 +115,7 @@ def test_a_step_has_a_share_for_what_it_may_read_and_they_sum_to_one(
     make_latents: MakeLatents,
 ) -> None:
     student = make_student(num_steps=5, mask=mask, history=history, history_blocks=history_blocks)
-    shares = sampled_shares(student, make_latents(2), label=LABEL)
+    shares = sampled_shares(student, make_latents(2), condition=LABEL)
     assert shares.shape == (5, DEPTH, 5)
     for step in range(5):
         for layer in range(DEPTH):
@@ -128,7 +128,9 @@ def test_a_step_has_a_share_for_what_it_may_read_and_they_sum_to_one(
 def test_above_layer_n_a_step_reads_itself_only(
     history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
-    shares = sampled_shares(make_student(num_steps=4, history=history, history_blocks=2), make_latents(2), label=LABEL)
+    shares = sampled_shares(
+        make_student(num_steps=4, history=history, history_blocks=2), make_latents(2), condition=LABEL
+    )
     for step in range(4):
         assert shares[step, 2, step] == 1
         assert shares[step, 2].isnan().sum() == 3
@@ -174,7 +176,7 @@ def test_a_fresh_gated_student_reads_nothing_of_its_history_and_a_shared_one_doe
     history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student = make_student(num_steps=3, history=history, fresh=True)
-    own = sampled_shares(student, make_latents(2), label=LABEL).diagonal(dim1=0, dim2=2)  # layer step
+    own = sampled_shares(student, make_latents(2), condition=LABEL).diagonal(dim1=0, dim2=2)  # layer step
     assert ((own[:, 1:] == 1).all()) == (history is GATED)
 
 
@@ -183,14 +185,14 @@ def test_observing_changes_no_bit_of_the_samples_and_leaves_nothing_behind(
     history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = make_student(num_steps=3, history=history)
-    alone, seen = sample(student, make_latents(2), label=LABEL), []
+    alone, seen = sample(student, make_latents(2), condition=LABEL), []
 
-    def sampling(student: Student, noise: Tensor, *, label: Tensor) -> Tensor:
-        seen.append(sample(student, noise, label=label))
+    def sampling(student: Student, noise: Tensor, *, condition: Tensor) -> Tensor:
+        seen.append(sample(student, noise, condition=condition))
         return seen[0]
 
     monkeypatch.setattr("ard.analysis.attention.sample", sampling)
-    sampled_shares(student, make_latents(2), label=LABEL)
+    sampled_shares(student, make_latents(2), condition=LABEL)
     assert torch.equal(seen[0], alone)
     assert not any(module._forward_pre_hooks for module in student.modules())
 
@@ -198,7 +200,7 @@ def test_observing_changes_no_bit_of_the_samples_and_leaves_nothing_behind(
 def test_a_failed_sampling_leaves_nothing_behind(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     student = make_student(num_steps=2)
     with pytest.raises(Exception, match=r"(?i)shape|index|label"):
-        sampled_shares(student, make_latents(2), label=torch.tensor([4, 999]))
+        sampled_shares(student, make_latents(2), condition=torch.tensor([4, 999]))
     assert not any(module._forward_pre_hooks for module in student.modules())
 
 
@@ -216,7 +218,7 @@ def test_rows_name_steps_and_layers_from_one_with_their_uniform_share(
     mask: HistoryMask, history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student = make_student(num_steps=3, mask=mask, history=history, history_blocks=0 if mask is DIAGONAL else 2)
-    shares = sampled_shares(student, make_latents(2), label=LABEL)
+    shares = sampled_shares(student, make_latents(2), condition=LABEL)
     rows = share_rows("me", student, shares)
     places = [(row.step, row.layer, row.reads) for row in rows]
     assert places == [
@@ -237,7 +239,7 @@ def test_the_summary_is_the_mean_over_the_layers_that_read_the_history(
     make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student = make_student(num_steps=3, mask=ANCHOR, history_blocks=2)
-    shares = sampled_shares(student, make_latents(2), label=LABEL)
+    shares = sampled_shares(student, make_latents(2), condition=LABEL)
     header, second, third = (line.split() for line in shares_summary(student, shares).splitlines())
     assert header == ["step", "noise", "2nd", "3rd", "uniform", "mean", "|g|"]
     noise, own = shares[2, :2, 0].mean(), shares[2, :2, 2].mean()
@@ -259,7 +261,7 @@ def test_the_figure_has_a_panel_per_step_from_the_second_and_blank_cells_where_n
 ) -> None:
     pytest.importorskip("matplotlib")
     student = make_student(num_steps=3, mask=ANCHOR, history_blocks=1)
-    shares = sampled_shares(student, make_latents(2), label=LABEL)
+    shares = sampled_shares(student, make_latents(2), condition=LABEL)
     picture = shares_figure("me", student, shares)
     assert "2nd step" in picture
     assert "3rd step" in picture

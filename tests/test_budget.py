@@ -49,7 +49,7 @@ def test_an_update_with_a_discriminator_computes_what_is_counted(
     student = Student(copy.deepcopy(teacher.network), teacher.diffusion, (1000.0, 500.0, 0.0), config).double()
     states, label = make_latents(4, 3), torch.tensor([0, 1, 2, 3])
     real = Samples(make_latents(4, seed=1).float(), label)
-    probe = Probe(noise=make_latents(4), images=make_latents(4), labels=label)
+    probe = Probe(noise=make_latents(4), images=make_latents(4), labels=label, condition=label)
     adversary = Adversary(student.float(), teacher_in_float(teacher), lambda *_: real, probe, options, seed=0)
     states = states.float()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -150,7 +150,7 @@ class TestPlan:
         plan = json.loads(capsys.readouterr().out)
         for line in plan["commands"]:
             _, *words = line.split()
-            verb = " ".join(words[:2]) if words[0] == "teacher" else words[0]
+            verb = " ".join(words[:2]) if words[0] in {"teacher", "text"} else words[0]
             parse(verb, words[len(verb.split()) :])
         assert plan["flop"]["distill"] > plan["flop"]["sample"] > 0
         assert plan["memory_bytes"]["bf16"]["total"] <= plan["memory_bytes"]["float32"]["total"]

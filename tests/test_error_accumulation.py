@@ -46,7 +46,7 @@ def test_no_steps_by_the_teacher_are_plain_sampling(
     mask: HistoryMask, history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student, states = make_student(num_steps=3, mask=mask, history=history), make_latents(3, 4)
-    wanted = sample(student, states[:, 0], label=LABEL)[:, -1]
+    wanted = sample(student, states[:, 0], condition=LABEL)[:, -1]
     torch.testing.assert_close(finished(student, states, 0), wanted, rtol=0, atol=1e-12)
 
 
@@ -66,7 +66,7 @@ def test_a_student_that_continues_its_own_states_gets_the_same_image_for_every_k
     history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student = make_student(num_steps=4, history=history)
-    states = sample(student, make_latents(3), label=LABEL)
+    states = sample(student, make_latents(3), condition=LABEL)
     for teacher_steps in range(4):
         torch.testing.assert_close(finished(student, states, teacher_steps), states[:, -1], rtol=1e-10, atol=1e-10)
 

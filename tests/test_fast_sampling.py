@@ -32,8 +32,8 @@ LABEL = torch.tensor([4, 1])
 
 def difference(student: Student, noise: Tensor, sampler: FastSampler) -> float:
     """The largest, as a part of the reference's largest value."""
-    wanted = sample(student, noise, label=LABEL)[:, -1]
-    return float((sampler(noise, label=LABEL) - wanted).abs().max() / wanted.abs().max())
+    wanted = sample(student, noise, condition=LABEL)[:, -1]
+    return float((sampler(noise, condition=LABEL) - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
@@ -95,9 +95,9 @@ def test_all_modulations_are_one_product(make_student: MakeStudent, make_latents
     student, noise = make_student(num_steps=4, history_blocks=2), make_latents(2)
     sampler = FastSampler(student)
     with Products() as fast:
-        sampler(noise, label=LABEL)
+        sampler(noise, condition=LABEL)
     with Products() as reference:
-        sample(student, noise, label=LABEL)
+        sample(student, noise, condition=LABEL)
     tokens, depth = 2 * 4, 3  # The rows of two images.
     assert fast.rows == {tokens: 4 * (4 * depth + 2), 4 * 2: fast.rows[tokens]}
     assert reference.rows[2] == 4 * (depth + 1 + 2), "a modulation per block and step, the output's, and the time's two"
@@ -133,7 +133,7 @@ def test_packed_blocks_are_the_blocks(make_student: MakeStudent) -> None:
 def test_bf16_is_cast_once_and_close(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     student, noise = make_student(num_steps=4).float(), make_latents(2).float()
     sampler = FastSampler(student, dtype=torch.bfloat16)
-    assert sampler(noise, label=LABEL).dtype == torch.float32
+    assert sampler(noise, condition=LABEL).dtype == torch.float32
     assert 1e-4 < difference(student, noise, sampler) < 5e-2
     assert {value.dtype for value in sampler.student.parameters()} == {torch.bfloat16}
     assert {value.dtype for value in student.parameters()} == {torch.float32}
@@ -153,8 +153,8 @@ network = random_network(named_config("tiny/4", latent_size=8, channels=1, num_c
 config = StudentConfig(num_steps=3, history_blocks=2, history=HistoryAttention.SHARED)
 student, batch = random_student(network, config), random_batch(network.config, 2, device)
 sampler = FastSampler(student, compiled=True)
-wanted = sample(student, batch.noise, label=batch.label)[:, -1]
-drawn = sampler(batch.noise, label=batch.label)
+wanted = sample(student, batch.noise, condition=batch.label)[:, -1]
+drawn = sampler(batch.noise, condition=batch.label)
 compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
 print(float((drawn - wanted).abs().max() / wanted.abs().max()), compiled)
 """
@@ -172,9 +172,9 @@ def test_compiled_is_the_reference_and_all_blocks_and_steps_share_two_graphs() -
 def test_threads_share_a_sampler(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     sampler = FastSampler(make_student(num_steps=4))
     noises = [make_latents(2, seed=seed) for seed in range(8)]
-    wanted, drawn = [sampler(noise, label=LABEL) for noise in noises], dict[int, Tensor]()
+    wanted, drawn = [sampler(noise, condition=LABEL) for noise in noises], dict[int, Tensor]()
     threads = [
-        threading.Thread(target=lambda i=i: drawn.update({i: sampler(noises[i], label=LABEL)})) for i in range(8)
+        threading.Thread(target=lambda i=i: drawn.update({i: sampler(noises[i], condition=LABEL)})) for i in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -185,15 +185,15 @@ def test_threads_share_a_sampler(make_student: MakeStudent, make_latents: MakeLa
 
 def test_an_image_does_not_depend_on_its_batch(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     sampler, noise = FastSampler(make_student(num_steps=4)), make_latents(2)
-    both = sampler(noise, label=LABEL)
-    alone = torch.cat([sampler(noise[i : i + 1], label=LABEL[i : i + 1]) for i in range(2)])
+    both = sampler(noise, condition=LABEL)
+    alone = torch.cat([sampler(noise[i : i + 1], condition=LABEL[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(alone, both, rtol=1e-12, atol=1e-12)
 
 
 def test_the_speeds_draw_the_same(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     student, noise = make_student(num_steps=2).float(), make_latents(2).float()
     reference, fast = (drawing(student, speed)(noise, LABEL) for speed in (Speed.REFERENCE, Speed.FAST))
-    assert torch.equal(reference, sample(student, noise, label=LABEL)[:, -1])
+    assert torch.equal(reference, sample(student, noise, condition=LABEL)[:, -1])
     assert not torch.equal(fast, noise)
     torch.testing.assert_close(fast, reference, rtol=1e-5, atol=1e-5)
 
@@ -235,8 +235,8 @@ def test_a_kernel_that_cannot_is_left_out() -> None:
 def test_a_captured_graph_is_what_it_was_captured_from(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     student, noise, label = make_student(num_steps=4).float().cuda(), make_latents(2).float().cuda(), LABEL.cuda()
     sampler = FastSampler(student)
-    wanted = sample(student, noise, label=label)[:, -1]
+    wanted = sample(student, noise, condition=label)[:, -1]
     for _ in range(2):
-        torch.testing.assert_close(sampler(noise, label=label), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(sampler(noise, condition=label), wanted, rtol=1e-4, atol=1e-4)
     doubled = captured(lambda x: 2 * x, noise)
     torch.testing.assert_close(doubled(noise + 1), 2 * noise + 2)

@@ -46,7 +46,7 @@ def counted(call: Callable[[], object]) -> int:
 def counted_in_both_forms(student: Student, states: torch.Tensor, label: torch.Tensor) -> tuple[int, int]:
     """All steps at once, as in training, and one after another with the cache, as in sampling."""
     training = counted(lambda: student(states, label))
-    return training, counted(lambda: sample(student, states[:, 0], label=label))
+    return training, counted(lambda: sample(student, states[:, 0], condition=label))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def test_a_student_folder_is_counted_as_it_is(student_folder: Path, capsys: pyte
         on_meta(network, StudentConfig(num_steps=3, mask=ANCHOR, history_blocks=2)),
         noise_for(network, 1),
     )
-    assert row["macs"] == counted(lambda: sample(student, noise, label=label))
+    assert row["macs"] == counted(lambda: sample(student, noise, condition=label))
     assert row["gmac_teacher"] == 24 * forward_macs(network) / 1e9, "6 Heun steps with guidance"
 
 

@@ -40,8 +40,8 @@ def test_before_the_first_update_nothing_has_changed(
     make_student: Callable[..., Student], make_latents: Callable[..., Tensor], per_step_heads: bool
 ) -> None:
     noise, student = make_latents(3), make_student(num_steps=3, per_step_heads=per_step_heads)
-    expected = sample(student, noise, label=LABEL)
-    assert torch.equal(sample(adapted(student), noise, label=LABEL), expected)
+    expected = sample(student, noise, condition=LABEL)
+    assert torch.equal(sample(adapted(student), noise, condition=LABEL), expected)
 
 
 @pytest.mark.parametrize("alpha", [6.0, 0.5])
@@ -49,11 +49,11 @@ def test_the_merged_student_is_the_adapted_one(
     make_student: Callable[..., Student], make_latents: Callable[..., Tensor], alpha: float
 ) -> None:
     noise, plain = make_latents(3), make_student(num_steps=3)
-    before = sample(plain, noise, label=LABEL)
+    before = sample(plain, noise, condition=LABEL)
     student = disturb(adapted(make_student(num_steps=3), alpha=alpha))
-    expected = sample(student, noise, label=LABEL)
+    expected = sample(student, noise, condition=LABEL)
     plain.load_state_dict(merged(dict(student.state_dict()), rank=3, alpha=alpha))
-    assert torch.allclose(sample(plain, noise, label=LABEL), expected, rtol=0, atol=1e-11)
+    assert torch.allclose(sample(plain, noise, condition=LABEL), expected, rtol=0, atol=1e-11)
     assert not torch.allclose(before, expected, rtol=0, atol=1e-2)
 
 

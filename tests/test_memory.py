@@ -1,5 +1,6 @@
 """Memory of an update: the closed form against the bytes that autograd really keeps."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -9,23 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ard.analysis.flops import TEXT_TOKENS
 from ard.analysis.memory import block_bytes, history_values, num_parameters, update_memory
+from ard.condition import Condition, Prompts
 from ard.diffusion import Diffusion
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.transformer import TextConfig, Transformer, TransformerConfig
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 NETWORK = TransformerConfig(
     width=64, depth=4, num_heads=2, patch_size=2, latent_size=16, channels=1, num_classes=5, mlp_ratio=3.0
 )
 BATCH = 3
+LABELS = torch.tensor([0, 1, 2])
 
 
-def student_of(config: StudentConfig) -> Student:
+def student_of(config: StudentConfig, network: TransformerConfig = NETWORK) -> Student:
     tau = tuple(1 - step / config.num_steps for step in range(config.num_steps + 1))
     torch.manual_seed(0)
-    return Student(Transformer(NETWORK), Diffusion(), tau, config)
+    return Student(Transformer(network), Diffusion(), tau, config)
 
 
 @contextmanager
@@ -46,11 +50,11 @@ def counted(student: nn.Module) -> Iterator[dict[int, int]]:
         yield kept
 
 
-def kept_bytes(student: Student, *, bf16: bool) -> int:
+def kept_bytes(student: Student, *, bf16: bool, condition: Condition = LABELS) -> int:
     """What a forward pass over all steps of BATCH trajectories keeps."""
     states = torch.randn(BATCH, student.config.num_steps, 1, 16, 16)
     with counted(student) as kept, torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        student(states, torch.tensor([0, 1, 2]))
+        student(states, condition)
     return sum(kept.values())
 
 
@@ -71,6 +75,20 @@ def test_the_activations_are_what_autograd_keeps(config: StudentConfig, bf16: bo
     student = student_of(config)
     claimed = update_memory(NETWORK, student.config, batch=BATCH, bf16=bf16).activations
     assert claimed == pytest.approx(kept_bytes(student, bf16=bf16), rel=0.03 if bf16 else 0.01)
+
+
+def test_a_block_that_reads_a_text_keeps_its_cross_attention() -> None:
+    config = StudentConfig(num_steps=3, mask=DIAGONAL, history_blocks=0)
+    network = dataclasses.replace(NETWORK, num_classes=0, text=TextConfig(width=8))
+    students = [student_of(config, dataclasses.replace(network, depth=depth)) for depth in (2, 3)]
+    prompts = Prompts(
+        tokens=torch.randn(BATCH, TEXT_TOKENS, 8),
+        mask=torch.ones(BATCH, TEXT_TOKENS, dtype=torch.bool),
+        null=torch.randn(2, 8),
+    )
+    shallow, deep = (kept_bytes(student, bf16=False, condition=prompts) for student in students)
+    claimed = block_bytes(network, config, batch=BATCH, bf16=False, history=False)
+    assert deep - shallow == pytest.approx(claimed, rel=0.02)
 
 
 def test_a_block_keeps_to_the_byte_what_is_claimed() -> None:

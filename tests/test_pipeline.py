@@ -97,7 +97,7 @@ class TestPictures:
         make_carded_student: MakeStudent,
     ) -> None:
         student, _ = make_carded_student(mask=mask, history=history)
-        states = sample(student, noise_for_seeds(torch.tensor(SEEDS), (1, 8, 8)), label=torch.tensor(LABELS))[:, -1]
+        states = sample(student, noise_for_seeds(torch.tensor(SEEDS), (1, 8, 8)), condition=torch.tensor(LABELS))[:, -1]
         pipeline = make_pipeline(mask=mask, history=history)
         assert torch.equal(drawn(pipeline), states)
         pictures = drawn(pipeline, output_type="pil")
@@ -170,7 +170,7 @@ class TestCallback:
 
         drawn(pipeline, callback_on_step_end=look, num_inference_steps=3)
         noise = noise_for_seeds(torch.tensor(SEEDS), (1, 8, 8))
-        trajectory = sample(student, noise, label=torch.tensor(LABELS))
+        trajectory = sample(student, noise, condition=torch.tensor(LABELS))
         assert [step for step, _, _ in seen] == [0, 1, 2]
         assert [time for _, time, _ in seen] == pytest.approx(card.tau[:3])
         assert all(torch.equal(x, trajectory[:, step + 1]) for step, _, x in seen)

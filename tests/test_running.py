@@ -71,10 +71,10 @@ def test_sampling_with_its_cache_is_never_recomputed(
     make_student: Callable[..., Student], make_latents: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student, noise = make_student(num_steps=3), make_latents(3)
-    expected = sample(student, noise, label=LABEL)
+    expected = sample(student, noise, condition=LABEL)
     student.network.run_block = recomputing(run_as_it_is)
     monkeypatch.setattr(running, "checkpoint", lambda *_, **__: pytest.fail("a cache must not be written twice"))
-    assert torch.equal(sample(student, noise, label=LABEL), expected)
+    assert torch.equal(sample(student, noise, condition=LABEL), expected)
 
 
 def test_recomputing_needs_less_memory_the_more_the_deeper_the_network(
@@ -171,10 +171,10 @@ class TestCompiled:
         self, make_student: Callable[..., Student], make_latents: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         student, noise = make_student(num_steps=3), make_latents(3)
-        expected = sample(student, noise, label=LABEL)
+        expected = sample(student, noise, condition=LABEL)
         monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda *_: pytest.fail("this would compile"))
         student.network.run_block = compiled_run()
-        assert torch.equal(sample(student, noise, label=LABEL), expected)
+        assert torch.equal(sample(student, noise, condition=LABEL), expected)
         with pytest.raises(pytest.fail.Exception, match="this would compile"):
             gradients(student, make_latents(3, 4))
 

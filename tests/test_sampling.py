@@ -32,7 +32,7 @@ def roll_out_masked(student: Student, given: Tensor, label: Tensor) -> Tensor:
 def test_a_trajectory_starts_with_its_noise_and_has_one_state_per_step(
     num_steps: int, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
-    trajectory = sample(make_student(num_steps=num_steps), make_latents(2), label=LABEL)
+    trajectory = sample(make_student(num_steps=num_steps), make_latents(2), condition=LABEL)
     assert trajectory.shape == (2, num_steps + 1, 2, 8, 8)
     assert torch.equal(trajectory[:, 0], make_latents(2))
     assert not trajectory.requires_grad
@@ -45,7 +45,7 @@ def test_a_given_beginning_is_kept_and_continued_as_the_student_would_with_that_
     known: int, history: HistoryAttention, mask: HistoryMask, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student, given = make_student(num_steps=4, mask=mask, history=history), make_latents(2, known)
-    trajectory = continue_trajectory(student, given, label=LABEL)
+    trajectory = continue_trajectory(student, given, condition=LABEL)
     assert torch.equal(trajectory[:, :known], given)
     assert not trajectory.requires_grad
     torch.testing.assert_close(trajectory, roll_out_masked(student, given, LABEL), rtol=1e-10, atol=1e-10)
@@ -55,8 +55,8 @@ def test_the_given_history_matters_beyond_its_last_state(make_student: MakeStude
     given = make_latents(2, 3)
     other = torch.cat([make_latents(2, 2, seed=1), given[:, 2:]], dim=1)
     moved = {
-        mask: continue_trajectory(student, given, label=LABEL)[:, 3:]
-        - continue_trajectory(student, other, label=LABEL)[:, 3:]
+        mask: continue_trajectory(student, given, condition=LABEL)[:, 3:]
+        - continue_trajectory(student, other, condition=LABEL)[:, 3:]
         for mask in HistoryMask
         for student in [make_student(num_steps=4, mask=mask)]
     }
@@ -66,7 +66,7 @@ def test_the_given_history_matters_beyond_its_last_state(make_student: MakeStude
 
 def test_a_whole_trajectory_is_returned_as_it_was_given(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     given = make_latents(2, 4)
-    assert torch.equal(continue_trajectory(make_student(num_steps=3), given, label=LABEL), given)
+    assert torch.equal(continue_trajectory(make_student(num_steps=3), given, condition=LABEL), given)
 
 
 @pytest.mark.parametrize("prediction", Prediction)
@@ -76,14 +76,14 @@ def test_a_sample_does_not_depend_on_its_batch(
 ) -> None:
     student, noise = make_student(kind, num_steps=3, prediction=prediction).float(), make_latents(7).float()
     label = torch.arange(7) % 5
-    alone = torch.cat([sample(student, noise[i : i + 1], label=label[i : i + 1]) for i in range(7)])
-    together = sample(student, noise, label=label)
+    alone = torch.cat([sample(student, noise[i : i + 1], condition=label[i : i + 1]) for i in range(7)])
+    together = sample(student, noise, condition=label)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4 * float(together.abs().max()))
 
 
 def test_the_label_matters(make_student: MakeStudent, make_latents: MakeLatents) -> None:
     student, noise = make_student(num_steps=2), make_latents(2)
-    same, other = sample(student, noise, label=LABEL), sample(student, noise, label=LABEL.flip(0))
+    same, other = sample(student, noise, condition=LABEL), sample(student, noise, condition=LABEL.flip(0))
     assert (same[:, -1] - other[:, -1]).abs().max() > 1e-2
 
 
@@ -92,8 +92,8 @@ def test_sampling_under_bf16_autocast_is_sampling_up_to_rounding(
     history: HistoryAttention, make_student: MakeStudent, make_latents: MakeLatents
 ) -> None:
     student, noise = make_student(num_steps=3, history=history).float(), make_latents(2).float()
-    exact = sample(student, noise, label=LABEL)
+    exact = sample(student, noise, condition=LABEL)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = sample(student, noise, label=LABEL)
+        rounded = sample(student, noise, condition=LABEL)
     assert rounded.dtype == torch.float32
     assert (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()

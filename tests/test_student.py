@@ -60,7 +60,7 @@ def test_sampling_with_the_cache_equals_one_forward_on_the_sampled_states(
     make_latents: MakeLatents,
 ) -> None:
     student = make_student(num_steps=num_steps, mask=mask, history_blocks=history_blocks, history=history)
-    trajectory = sample(student, make_latents(2), label=LABEL)
+    trajectory = sample(student, make_latents(2), condition=LABEL)
     assert_equal(student(trajectory[:, :-1], LABEL), trajectory[:, 1:])
 
 
@@ -87,7 +87,7 @@ def test_cached_equals_masked_for_every_kind_of_state_prediction_and_head(
         state=state,
         prediction=prediction,
     )
-    trajectory = sample(student, make_latents(2), label=LABEL)
+    trajectory = sample(student, make_latents(2), condition=LABEL)
     assert_equal(student(trajectory[:, :-1], LABEL), trajectory[:, 1:])
 
 
@@ -384,7 +384,7 @@ def unguided(teacher: Teacher, noise: Tensor, student: Student) -> Tensor:
 def assert_is_the_teacher(student: Student, teacher: Teacher, noise: Tensor) -> None:
     """Stepping with the cache and all steps at once."""
     wanted = unguided(teacher, noise, student)
-    assert_equal(sample(student, noise, label=LABEL), wanted, tolerance=1e-6)
+    assert_equal(sample(student, noise, condition=LABEL), wanted, tolerance=1e-6)
     assert_equal(student(wanted[:, :-1], LABEL), wanted[:, 1:], tolerance=1e-6)
 
 
@@ -430,7 +430,7 @@ def test_with_shared_history_it_is_not(
 ) -> None:
     student = make_student(kind, fresh=True, num_steps=3, mask=mask, history=SHARED, history_blocks=1)
     wanted = unguided(make_teacher(kind), make_latents(2), student)
-    own = sample(student, make_latents(2), label=LABEL)
+    own = sample(student, make_latents(2), condition=LABEL)
     assert_equal(own[:, 1], wanted[:, 1])
     assert differ(own[:, 2], wanted[:, 2])
     assert differ(own[:, 3], wanted[:, 3])
@@ -462,7 +462,7 @@ def test_the_modulation_is_computed_once_per_image_and_step(
     student(make_latents(2, 3), LABEL)
     assert shapes == [(2 * 3, 16)] * 4
     shapes.clear()
-    sample(student, make_latents(2), label=LABEL)
+    sample(student, make_latents(2), condition=LABEL)
     assert shapes == [(2, 16)] * (3 * 4)
 
 
@@ -496,7 +496,7 @@ def test_each_sample_makes_one_cache(
     student, made = make_student(num_steps=5), []
     make_cache = student.make_cache
     monkeypatch.setattr(student, "make_cache", lambda noise: made.append(make_cache(noise)) or made[-1])
-    sample(student, make_latents(2), label=LABEL)
+    sample(student, make_latents(2), condition=LABEL)
     assert len(made) == 1
 
 

@@ -19,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
+from ard.condition import Condition, Prompts
 from ard.devices import autocast_dtype, require_compiler
+from ard.errors import InputError
 from ard.graphs import captured, with_fastest_attention
 from ard.models.backbones import require_dit
 from ard.models.layers import modulate
@@ -28,7 +30,7 @@ from ard.models.student import History, Student
 from ard.sampling import sample
 from ard.types import Labels, Latents, Patches
 
-Draw = Callable[[Latents, Labels], Latents]
+Draw = Callable[[Latents, Condition], Latents]
 Modulations = list[Float[Tensor, "step batch modulation"]]  # A table per block, then per output layer.
 
 
@@ -41,12 +43,14 @@ class Speed(StrEnum):
 
 
 def drawing(student: Student, speed: Speed) -> Draw:
-    """What makes a student's images from noises and labels."""
+    """What makes a student's images from noises and conditions; InputError for text at another speed."""
     if speed is Speed.REFERENCE:
-        return lambda noise, label: sample(student, noise, label=label)[:, -1]
+        return lambda noise, condition: sample(student, noise, condition=condition)[:, -1]
+    if student.network.config.text:
+        raise InputError(f"--speed {speed} draws students with classes, and this one reads text; leave it out")
     dtype = autocast_dtype(student.tau.device)
     sampler = FastSampler(student, dtype=dtype, compiled=speed is Speed.COMPILED)
-    return lambda noise, label: sampler(noise, label=label)
+    return lambda noise, condition: sampler(noise, condition=condition)
 
 
 class FastSampler:
@@ -72,8 +76,10 @@ class FastSampler:
         self._graphs: dict[int, Callable[..., Tensor]] = {}
 
     @torch.no_grad()
-    def __call__(self, noise: Latents, *, label: Labels) -> Latents:
+    def __call__(self, noise: Latents, *, condition: Condition) -> Latents:
         """The image of each noise and its label."""
+        assert not isinstance(condition, Prompts)  # noqa: S101 see drawing
+        label = condition
         if noise.device.type != "cuda":
             return self._draw(noise, label)
         if (size := len(noise)) not in self._graphs:

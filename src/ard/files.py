@@ -1,5 +1,6 @@
 """Artefacts appear whole or not at all: write aside, flush to the disk, rename."""
 
+import hashlib
 import json
 import os
 import platform
@@ -82,6 +83,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: a JSON object is expected")
     return value
+
+
+def sha256_of(*paths: Path) -> str:
+    """The SHA-256 of files, one after the other; of a single file it is what `sha256sum` prints."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _is_running(process: int) -> bool:

@@ -14,6 +14,7 @@ from ard.models.student import Student, StudentConfig
 from ard.models.transformer import TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
 from ard.teacher import Ode, Teacher, TeacherRef
+from ard.text import EncodedText, TextRef, open_referred, require_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class StudentCard:
     """Whether a discriminator took part: the loss R + D instead of R."""
     start: StartRef | None = later(None)
     """The student it started from; None: the teacher."""
+    text: TextRef | None = later(None)
+    """The prompts that it learned from, where it reads text."""
 
     @property
     def tau(self) -> tuple[float, ...]:
@@ -98,6 +101,21 @@ def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCa
     student = build_student(card).eval().requires_grad_(False)
     load_weights(student, folder / "model.safetensors")
     return student.to(device), card
+
+
+def find_text(given: Path | None, card: StudentCard, folder: Path) -> EncodedText | None:
+    """The prompts in `given`, or those that the student in `folder` learned from; None for a student that reads none.
+
+    InputError when it needs some, or when they are another encoder's.
+    """
+    text = EncodedText(given) if given else open_referred(card.text, folder) if card.text else None
+    require_text(text, card.network, owner=folder)
+    if text and card.text and text.manifest.encoder != card.text.encoder:
+        raise InputError(
+            f"{text.folder} is of another encoder ({text.manifest.encoder}) than {folder} learned from "
+            f"({card.text.encoder}); encode the prompts with that one"
+        )
+    return text
 
 
 def check_teacher(card: StudentCard, teacher: Teacher, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ard.condition import Condition, with_unconditional
 from ard.config import from_plain, later, to_plain
 from ard.diffusion import (
     Diffusion,
@@ -27,7 +28,7 @@ from ard.errors import InputError
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
-from ard.types import Labels, Latents, Times, Trajectory
+from ard.types import Latents, Times, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ _ROUNDING = 1e-6  # A time such as 1 - 7/10 is not quite 0.3, and in float32 ano
 
 @dataclass(frozen=True, kw_only=True)
 class Ode:
-    """How the teacher's PF-ODE is solved; together with a teacher, a seed and a label it decides a trajectory."""
+    """How the teacher's PF-ODE is solved; together with a teacher, a seed and a condition it decides a trajectory."""
 
     times: tuple[float, ...]
     """The teacher's own grid, noise first."""
@@ -115,31 +116,30 @@ class Teacher:
         """How many channels `guidance` guides, or -1 for all."""
         return self.cfg_channels if guidance.cfg_channels is None else guidance.cfg_channels
 
-    def denoise(self, label: Labels, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
+    def denoise(self, condition: Condition, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
         """The guided prediction as a function of (x, t). Both halves of the guidance run as one batch.
 
         With an interval all rows have one time.
         """
         if guidance.cfg_scale == 1:
-            return lambda x, t: self._predict(x, t, label)
-        null = torch.full_like(label, self.network.config.num_classes)
-        both = torch.cat([label, null])
+            return lambda x, t: self._predict(x, t, condition)
+        both = with_unconditional(condition, num_classes=self.network.config.num_classes)
         guided_channels = self.guided_channels(guidance)
         channels = guided_channels if guided_channels >= 0 else self.network.config.channels
 
         def guided(x: Latents, t: Times) -> Latents:
             if guidance.cfg_interval and not guidance.guides_at(float(t[0])):  # Waits for a GPU, once per step.
-                return self._predict(x, t, label)
+                return self._predict(x, t, condition)
             cond, uncond = self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
             mixed = torch.lerp(uncond, cond, guidance.cfg_scale)
             return torch.cat([mixed[:, :channels], cond[:, channels:]], dim=1)
 
         return guided
 
-    def _predict(self, x: Latents, t: Times, label: Labels) -> Latents:
+    def _predict(self, x: Latents, t: Times, condition: Condition) -> Latents:
         """In the network's precision; the state and the result keep theirs."""
         dtype = next(self.network.parameters()).dtype
-        return self.network(x.to(dtype), self.diffusion.network_time(t), label).to(x.dtype)
+        return self.network(x.to(dtype), self.diffusion.network_time(t), condition).to(x.dtype)
 
 
 class Solution(NamedTuple):
@@ -153,7 +153,7 @@ class Solution(NamedTuple):
 def solve_pf_ode(
     teacher: Teacher,
     noise: Latents,
-    label: Labels,
+    condition: Condition,
     *,
     ode: Ode,
     kept: tuple[int, ...],
@@ -162,7 +162,7 @@ def solve_pf_ode(
 
     The state has the dtype of `noise`: float32 unless a test asks for more.
     """
-    denoise, diffusion = teacher.denoise(label, ode.guidance), teacher.diffusion
+    denoise, diffusion = teacher.denoise(condition, ode.guidance), teacher.diffusion
     extrapolate = Extrapolation(diffusion)
     x = estimate = noise
     states, estimates = [noise], [noise]
@@ -208,7 +208,7 @@ class Imported:
     dropped: tuple[str, ...]
     """Tensors of the source that the network has no use for."""
     scaling_factor: float | None
-    """Its latents are this times the autoencoder's; None where it makes pictures itself."""
+    """Its latents are this times the autoencoder's; None where it makes pictures itself, or the source does not say."""
     vae: str | None
     """Where the source's own autoencoder is, seen from the teacher's folder."""
     class_names: tuple[str, ...]

@@ -169,7 +169,7 @@ class TestSeparation:
         passes = student_pass(student, reader, TrainConfig(batch_size=4), DistillConfig())(0)
         term = adversary.term(0, passes, (passes.x_hat - passes.targets).square().mean())
         weight = adversary.report(1)["adversarial_weight"]
-        fake = Samples(passes.x_hat[:, -1], passes.label)
+        fake = Samples(passes.x_hat[:, -1], passes.condition)
         judged = adversary._judge(0, adversary.real_at(0, 4), fake)[1]
         wanted = weight * -adversary.discriminator(*judged).mean()
         torch.testing.assert_close(term, wanted, rtol=1e-5, atol=1e-8)
@@ -186,7 +186,7 @@ class TestSeparation:
         student, adversary, reader = make(toys, dataclasses.replace(WITHOUT_WARM_UP, adversarial_history=history))
         passed = student_pass(student, reader, TrainConfig(batch_size=4), DistillConfig())(0)
         image = adversary._prediction(passed)
-        rolled = sample(student, passed.inputs[:, 0], label=passed.label)[:, -1]
+        rolled = sample(student, passed.inputs[:, 0], condition=passed.condition)[:, -1]
         wanted = rolled if history is AdversarialHistory.STUDENT else passed.x_hat[:, -1]
         torch.testing.assert_close(image, wanted, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(rolled, passed.x_hat[:, -1], rtol=1e-4, atol=1e-4)
@@ -223,7 +223,7 @@ class TestReal:
         first, again = (real_samples(RealSource.DATASET, reader, "digits", seed=1)(5, 30) for _ in range(2))
         assert torch.equal(first.x, again.x)
         assert first.x.shape == (30, 1, 8, 8)
-        assert len(first.label.unique()) > 3
+        assert len(first.condition.unique()) > 3
         assert not torch.equal(first.x, real_samples(RealSource.DATASET, reader, "digits", seed=1)(6, 30).x)
 
     def test_the_teachers_are_the_last_states_of_the_store(self, toys: Path) -> None:

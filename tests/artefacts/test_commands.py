@@ -201,7 +201,7 @@ class TestSample:
         arrays = draw(made, toys / "student", tmp_path / "a.npz", "--seeds", "3-6", "--labels", "0-9")
         student, _ = load_student(toys / "student", torch.device("cpu"))
         label = torch.tensor([3, 4, 5, 6])
-        images = sample(student, noise_for_seeds(range(3, 7), (1, 8, 8)), label=label)[:, -1]
+        images = sample(student, noise_for_seeds(range(3, 7), (1, 8, 8)), condition=label)[:, -1]
         assert (arrays["arr_0"].shape, arrays["arr_0"].dtype) == ((4, 8, 8, 1), np.uint8)
         assert np.array_equal(arrays["arr_0"], to_pixels(images).numpy())
         assert arrays["labels"].tolist() == label.tolist()

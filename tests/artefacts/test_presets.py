@@ -17,6 +17,7 @@ from ard.sampling import sample
 from ard.stages import Stage
 from ard.students import load_student
 from ard.teacher import Imported, SourceFormat, TeacherCard, noise_for_seeds, save_teacher
+from ard.text import TextManifest, condition_of, encode_prompts, open_referred
 
 Made = Callable[..., str]
 IMPORTED = Imported(
@@ -37,8 +38,23 @@ def narrow_card(preset: Preset) -> TeacherCard:
     if preset.teacher.command.startswith("ard teach "):
         trained = {"data": "digits", "iterations": 1, "seed": 0, "seconds": 0.0}
         return TeacherCard(network=narrow, diffusion=preset.teacher.diffusion, **trained)
-    small = replace(narrow, latent_size=4, num_classes=5)
+    if network.text:
+        small = replace(narrow, latent_size=4, text=replace(network.text, width=6))
+    else:
+        small = replace(narrow, latent_size=4, num_classes=5)
     return TeacherCard(network=small, diffusion=preset.teacher.diffusion, imported=IMPORTED)
+
+
+def encode_words(folder: Path, width: int) -> None:
+    """Prompts whose encodings are noise, a token per word."""
+    manifest = TextManifest(encoder="0" * 16, source="none", width=width, max_tokens=3, prompts=("a", "b c", "a c"))
+    generator = torch.Generator().manual_seed(0)
+    encode_prompts(
+        folder,
+        manifest,
+        lambda texts: [torch.randn(1 + len(text.split()), width, generator=generator) for text in texts],
+        progress=lambda _: None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +74,10 @@ def student_of(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Callable
         out, card = root / f"store-{name}", narrow_card(DISTILL_PRESETS[name])
         torch.manual_seed(0)
         save_teacher(out / "teacher", card, build_network(card.network).state_dict())
-        run(Stage("trajectories", collect_arguments(name)), out, "--num", 4, "--workers", 1)
+        if card.network.text:
+            encode_words(out / "text", card.network.text.width)
+        words = collect_arguments(name, DISTILL_PRESETS[name])
+        run(Stage("trajectories", words), out, "--num", 4, "--workers", 1)
         return out
 
     def run(stage: Stage, out: Path, *numbers: object) -> None:
@@ -80,7 +99,8 @@ def student_of(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Callable
 @pytest.mark.parametrize("name", DISTILL_PRESETS)
 def test_a_preset_goes_from_its_teacher_to_images(name: str, student_of: Callable[[str], Path]) -> None:
     preset = DISTILL_PRESETS[name]
-    student, card = load_student(student_of(name), torch.device("cpu"))
+    folder = student_of(name)
+    student, card = load_student(folder, torch.device("cpu"))
     wanted = preset.whole_student
     assert (card.student.num_steps, card.student.mask, card.student.state) == (
         wanted.num_steps,
@@ -93,7 +113,9 @@ def test_a_preset_goes_from_its_teacher_to_images(name: str, student_of: Callabl
     assert (card.loss != "R") == preset.adversarial
     network = card.network
     noise = noise_for_seeds(range(3), (network.channels, network.latent_size, network.latent_size))
-    trajectory = sample(student, noise, label=torch.tensor([0, 1, 4]))
+    labels = torch.tensor([0, 1, 2])
+    text = open_referred(card.text, folder) if card.text else None
+    trajectory = sample(student, noise, condition=condition_of(text, labels))
     assert trajectory.shape == (3, wanted.num_steps + 1, *noise.shape[1:])
     assert trajectory.isfinite().all()
     assert (wanted.mask is HistoryMask.DIAGONAL) == (card.student.history_blocks == 0)

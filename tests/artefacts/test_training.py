@@ -473,7 +473,7 @@ class TestDistillation:
         states = states.float()
         with torch.no_grad():
             student.gates.fill_(0.3)
-            inputs = sample(student, states[:, 0], label=label)[:, :-1] if share else states[:, :-1]
+            inputs = sample(student, states[:, 0], condition=label)[:, :-1] if share else states[:, :-1]
             expected = regression_loss(student(inputs, label), states[:, 1:]).mean()
             other = regression_loss(student(states[:, :-1], label), states[:, 1:]).mean()
         distill = DistillConfig(own_history=share, own_history_ramp=0.0)
@@ -486,7 +486,7 @@ class TestDistillation:
         states, label = reader.read(torch.arange(20))
         inputs = states[:, :-1].float()
         mixed = mix_in_own_history(student, inputs, label, 0.5, generator_for("test"))
-        own = sample(student, inputs[:, 0], label=label)[:, :-1]
+        own = sample(student, inputs[:, 0], condition=label)[:, :-1]
         is_own = [torch.equal(row, mine) for row, mine in zip(mixed, own, strict=True)]
         is_teachers = [torch.equal(row, theirs) for row, theirs in zip(mixed, inputs, strict=True)]
         assert 3 <= sum(is_own) <= 17

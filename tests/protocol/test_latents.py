@@ -44,7 +44,7 @@ def drawn(call: Call) -> Callable[..., CompletedProcess[str]]:
 def pictures_by_hand(student: Path, autoencoder: Path, seeds: range) -> NDArray[Any]:
     """The pictures of seeds that are also labels, by diffusers' own decoder."""
     network, _ = load_student(student, CPU)
-    latents = sample(network, noise_for_seeds(seeds, (4, 8, 8)), label=torch.tensor(seeds))[:, -1]
+    latents = sample(network, noise_for_seeds(seeds, (4, 8, 8)), condition=torch.tensor(seeds))[:, -1]
     decoder = diffusers.AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False)
     return to_pixels(decoder.decode(latents / decoder.config.scaling_factor).sample).numpy()
 

@@ -14,12 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ard.condition import Condition
 from ard.figures import HeatMap, heat_maps
 from ard.history import Gate, KVCache
 from ard.models.layers import Attend
 from ard.models.student import History, Student
+from ard.models.text_layers import Conditioning
 from ard.sampling import sample
-from ard.types import Heads, Labels, Latents, Tokens
+from ard.types import Heads, Latents, Tokens
 
 StepShares = Float[Tensor, "step layer read"]
 Observe = Callable[[int, KVCache, int, Heads, Heads], None]  # step, cache, layer, q, k
@@ -48,7 +50,7 @@ def _weights(q: Heads, keys: Sequence[Heads]) -> Float[Tensor, "read row head to
     return torch.stack(lse).softmax(dim=0)
 
 
-def sampled_shares(student: Student, noise: Latents, *, label: Labels) -> StepShares:
+def sampled_shares(student: Student, noise: Latents, *, condition: Condition) -> StepShares:
     """The shares while `student` samples from `noise` with its own history; NaN where a step may not read."""
     num_steps, depth = student.config.num_steps, student.network.config.depth
     shares = torch.full((num_steps, depth, num_steps), math.nan, dtype=torch.float64)
@@ -58,18 +60,18 @@ def sampled_shares(student: Student, noise: Latents, *, label: Labels) -> StepSh
         shares[step, layer, reads] = attention_shares(q, keys, gate).double().cpu()
 
     with _observed(student, observe):
-        sample(student, noise, label=label)
+        sample(student, noise, condition=condition)
     return shares
 
 
 def mean_shares(
-    student: Student, noise: Latents, label: Labels, *, batch_size: int, progress: Callable[[int], object]
+    student: Student, noise: Latents, condition: Condition, *, batch_size: int, progress: Callable[[int], object]
 ) -> StepShares:
     """`sampled_shares` over any number of images, `batch_size` at a time."""
     total: Tensor = torch.zeros((), dtype=torch.float64)
     device = student.tau.device
-    for x, y in zip(noise.split(batch_size), label.split(batch_size), strict=True):
-        total = total + len(x) * sampled_shares(student, x.to(device), label=y.to(device))
+    for x, y in zip(noise.split(batch_size), condition.split(batch_size), strict=True):
+        total = total + len(x) * sampled_shares(student, x.to(device), condition=y.to(device))
         progress(len(x))
     return total / len(noise)
 
@@ -93,7 +95,9 @@ def _read(
 def _observed(student: Student, observe: Observe) -> Iterator[None]:
     """Let `observe` see each attention in sampling before it is computed; the student computes what it always does."""
 
-    def watch(_module: object, arguments: tuple[Tokens, Tensor, History, int]) -> tuple[Tokens, Tensor, Attend, int]:
+    def watch(
+        _module: object, arguments: tuple[Tokens, Conditioning, History, int]
+    ) -> tuple[Tokens, Conditioning, Attend, int]:
         tokens, condition, history, layer = arguments
 
         def attend(block: int, q: Heads, k: Heads, v: Heads) -> Heads:

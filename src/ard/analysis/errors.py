@@ -37,7 +37,7 @@ def finished_images(student: Student, batch: TrajectoryBatch, *, teacher_steps: 
     images = []
     for states, label in zip(batch.states.split(batch_size), batch.labels.split(batch_size), strict=True):
         given, label = states[:, : teacher_steps + 1].to(student.tau), label.to(student.tau.device)
-        images.append(continue_trajectory(student, given, label=label)[:, -1].cpu())
+        images.append(continue_trajectory(student, given, condition=label)[:, -1].cpu())
     return torch.cat(images)
 
 

@@ -8,11 +8,12 @@ from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.history import HistoryMask
 from ard.models.student import StudentConfig
-from ard.models.transformer import SIZES, TransformerConfig, named_config
+from ard.models.transformer import SIZES, TextConfig, TransformerConfig, named_config
 from ard.teacher import Ode
 
 GIGA = 10**9
 MAX_STEPS = Diffusion().num_train_steps
+TEXT_TOKENS = 120  # The most that PixArt-alpha reads.
 NUM_FREQUENCIES = 256  # The sinusoids of the time embedding, a constant of the architecture.
 
 
@@ -25,11 +26,13 @@ class Cost:
     """Forward passes of the network; guidance counts twice."""
     reads: int = 0
     """How often a block reads the keys and values of an earlier step."""
+    text_tokens: int = TEXT_TOKENS
+    """Of the prompt, where the network reads text."""
 
     @property
     def per_forward(self) -> int:
         """One forward pass without history."""
-        return forward_macs(self.network)
+        return forward_macs(self.network, text_tokens=self.text_tokens)
 
     @property
     def history(self) -> int:
@@ -70,16 +73,32 @@ class Row:
     student: StudentConfig | None = None
 
 
-def forward_macs(network: TransformerConfig) -> int:
-    """MAC of one forward pass for one latent, adaLN once per latent; 118.62 G for DiT-XL/2 (Section 4.1: 118.6)."""
+def forward_macs(network: TransformerConfig, *, text_tokens: int = TEXT_TOKENS) -> int:
+    """MAC of one forward pass for one latent, adaLN once per latent; 118.62 G for DiT-XL/2 (Section 4.1: 118.6).
+
+    The text of a network that reads one is embedded, and its keys and values are made, in every pass.
+    """
     tokens, width, patch_area = network.num_tokens, network.width, network.patch_size**2
     out_channels = network.channels * (2 if network.learn_sigma else 1)
     embedding = tokens * network.channels * patch_area * width
     time = NUM_FREQUENCIES * width + width**2
     linears = tokens * (4 * width**2 + 2 * width * int(width * network.mlp_ratio))  # qkv, proj, fc1, fc2
-    block = linears + read_macs(network) + 6 * width**2  # The last term is adaLN's.
-    final_layer = 2 * width**2 + tokens * width * out_channels * patch_area
-    return embedding + time + network.depth * block + final_layer
+    block = linears + read_macs(network)
+    final_layer = tokens * width * out_channels * patch_area
+    if network.text is None:
+        condition = (network.depth * 6 + 2) * width**2  # adaLN's.
+    else:
+        condition = text_macs(network, network.text, text_tokens) + 6 * width**2  # adaLN-single's.
+    return embedding + time + network.depth * block + final_layer + condition
+
+
+def text_macs(network: TransformerConfig, text: TextConfig, text_tokens: int) -> int:
+    """MAC of reading a prompt of so many tokens: its embedding, and the cross-attention of all blocks."""
+    tokens, width = network.num_tokens, network.width
+    captions = text_tokens * (text.width * width + width**2)
+    linears = tokens * 2 * width**2 + text_tokens * 2 * width**2  # q and proj; k and v
+    size = 2 * (NUM_FREQUENCIES + width // 3) * (width // 3) if text.picture_size else 0
+    return captions + network.depth * (linears + 2 * tokens * text_tokens * width) + size
 
 
 def read_macs(network: TransformerConfig) -> int:
@@ -151,7 +170,8 @@ def network_name(network: TransformerConfig) -> str:
     shape = (network.depth, network.width, network.num_heads)
     size = next((name for name, known in SIZES.items() if known == shape), None)
     size = size or f"{network.depth} blocks of width {network.width}"
-    return f"{'' if network.backbone == 'dit' else f'{network.backbone}, '}{size}/{network.patch_size}"
+    name = f"{'' if network.backbone == 'dit' else f'{network.backbone}, '}{size}/{network.patch_size}"
+    return name + (" with text" if network.text else "")
 
 
 def _method(student: StudentConfig) -> str:

@@ -6,7 +6,8 @@ Counted are the tensors that autograd keeps for the backward pass, of DiT's bloc
     matrix   input of qkv; q, k, v; attention; its projection; input of fc1; fc2; twice the MLP's inner width  8 + 2 m
 
 Values of matrix products have 4 bytes, or 2 under bf16 autocast, where the weights are also copied in 2 bytes. A block
-with history keeps S more attention outputs, and the keys and values that SHARED joins or the outputs that GATED adds.
+with history keeps S more attention outputs, and the keys and values that SHARED joins or the outputs that GATED adds;
+one that reads a text the input, the queries and the output of its cross-attention, and the text's keys and values.
 """
 
 import functools
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ard.analysis.flops import TEXT_TOKENS
 from ard.diffusion import Diffusion
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.backbones import build_network
@@ -23,6 +25,7 @@ from ard.models.transformer import TransformerConfig
 WIDE = 4  # Bytes of a float32.
 STREAM = 4  # float32 values per token and channel in a block.
 MATRICES = 8  # Values of matrix products per token and channel in a block, the MLP's inner ones apart.
+TEXT_MATRICES = 3  # Values of matrix products per token and channel that reading a text adds to a block.
 OUTSIDE = 3  # Values per token and channel outside of the blocks: the output layer's.
 MODULATION = 9  # Values per row and channel of adaLN: six, its input, and two scales plus one.
 
@@ -87,6 +90,9 @@ def block_bytes(network: TransformerConfig, student: StudentConfig, *, batch: in
     per_value = STREAM * WIDE + matrix * (MATRICES + 2 * network.mlp_ratio)
     statistics = WIDE * tokens * (4 + network.num_heads)  # Mean and deviation of two norms; each head's log-sum.
     own = rows * (int(tokens * width * per_value) + matrix * MODULATION * width + statistics)
+    if network.text:
+        own += rows * tokens * (TEXT_MATRICES * matrix * width + WIDE * network.num_heads)
+        own += batch * TEXT_TOKENS * 2 * matrix * width  # Its keys and values, once per image.
     return own + (batch * tokens * width * matrix * history_values(student) if history else 0)
 
 

@@ -157,7 +157,7 @@ def _teacher_models(comparison: Comparison, teacher_folder: Path, *, batch_size:
 
 
 def _sample(student: Student, noise: Latents, label: Labels) -> Trajectory:
-    return sample(student, noise, label=label)
+    return sample(student, noise, condition=label)
 
 
 def _description(point: Point) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ard.analysis.flops import student_row, teacher_row
+from ard.condition import Condition
 from ard.devices import autocast
 from ard.diffusion import Diffusion, Solver
 from ard.errors import InputError
@@ -77,11 +78,11 @@ def random_student(network: Transformer, config: StudentConfig) -> Student:
     return student.to(device).eval()
 
 
-def sample_recomputing(student: Student, noise: Latents, *, label: Labels) -> Latents:
+def sample_recomputing(student: Student, noise: Latents, *, condition: Condition) -> Latents:
     """The student's image when every step computes all steps before it anew, instead of reading them from a cache."""
     states = noise.unsqueeze(1)
     for _ in range(student.config.num_steps):
-        states = torch.cat([noise.unsqueeze(1), student(states, label)], dim=1)
+        states = torch.cat([noise.unsqueeze(1), student(states, condition)], dim=1)
     return states[:, -1]
 
 
@@ -126,7 +127,7 @@ def _contender(name: str, network: Transformer, batch: Batch, history: HistoryAt
 def _drawn(student: Student, way: str | None) -> Draw:
     """How images are drawn: the reference, without its cache, or at another speed."""
     if way == "-recomputed":
-        return lambda noise, label: sample_recomputing(student, noise, label=label)
+        return lambda noise, condition: sample_recomputing(student, noise, condition=condition)
     return drawing(student, Speed(way.removeprefix("-")) if way else Speed.REFERENCE)
 
 

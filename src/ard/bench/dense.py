@@ -10,6 +10,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 from ard.history import HistoryAttention, HistoryMask, block_mask
 from ard.models.layers import Block, FinalLayer
 from ard.models.student import Student
+from ard.models.transformer import vector_of
 from ard.types import Labels, States
 
 
@@ -22,7 +23,7 @@ def dense_forward(student: Student, states: States, label: Labels) -> States:
     num_tokens, num_heads = network.config.num_tokens, network.config.num_heads
     steps, rows = torch.arange(count, device=states.device).repeat(batch), states.flatten(0, 1)
     tokens = network.embed(rows) + student.step_embedding[steps].unsqueeze(1)
-    condition = network.condition(student.diffusion.network_time(student.tau[steps]), label.repeat_interleave(count))
+    condition = vector_of(network.condition(student.diffusion.network_time(student.tau[steps]), label))
     tokens, condition = (
         tokens.unflatten(0, (batch, count)).flatten(1, 2),
         condition.repeat_interleave(num_tokens, 0).view(batch, count * num_tokens, -1),
@@ -34,7 +35,7 @@ def dense_forward(student: Student, states: States, label: Labels) -> States:
     for index, block in enumerate(network.blocks):
         assert isinstance(block, Block)  # noqa: S101 for the type checker
         tokens = _block(block, tokens, condition, masks[index >= config.history_blocks], num_heads)
-    assert isinstance(network.final_layer, FinalLayer)  # noqa: S101 for the type checker
+    assert isinstance(network.final_layer, FinalLayer)  # noqa: S101 the same
     shift, scale = network.final_layer.adaLN_modulation(condition).chunk(2, dim=-1)
     values = network.final_layer.linear(_modulated(tokens, shift, scale))
     output = network.unpatchify(values.unflatten(1, (count, num_tokens)).flatten(0, 1)).to(states.dtype)

@@ -20,8 +20,9 @@ COMMANDS = {
     "teacher import": (
         "ard.cli.teacher_import",
         "TeacherImport",
-        "bring a published DiT, SiT or REPA checkpoint as a teacher",
+        "bring a published DiT, SiT, REPA or PixArt network as a teacher",
     ),
+    "text encode": ("ard.cli.text_encode", "TextEncode", "encode prompts, for teachers that read text"),
     "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),

@@ -12,6 +12,7 @@ from ard.models.student import StateKind
 from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.teacher import Guidance, load_teacher, plan_ode
+from ard.text import EncodedText
 from ard.timegrid import check_indices, uniform_indices
 from ard.trajectories.collect import collect, plan_store, with_measured_error
 from ard.trajectories.execution import Execution
@@ -21,11 +22,13 @@ from ard.trajectories.execution import Execution
 class Collect:
     """Solve the teacher's ODE from many noises and keep the trajectories; students are trained on them.
 
-    Trajectory i has the seed SEED + i and the label (SEED + i) mod the number of classes. A killed run goes on with
+    Trajectory i has the seed SEED + i and the label (SEED + i) mod the number of classes, or of prompts for a teacher
+    that reads text. A killed run goes on with
     the same command and ends with the same bytes; a larger --num adds to the store. For instance:
 
         ard collect --teacher runs/teacher --out runs/trajectories --num 3000 --num-steps 4 --seed 0
         ard collect --teacher runs/teacher --out runs/all --num 3000 --keep all --states x_t x_0_hat
+        ard collect --teacher runs/pixart --text runs/text --cfg-scale 4.5 --num 10000 --out runs/trajectories
         ard collect --preset imagenet256-ard --teacher runs/dit --out runs/imagenet256
     """
 
@@ -33,6 +36,8 @@ class Collect:
     """Folder of the teacher."""
     out: Path
     """Folder of the trajectory store."""
+    text: Path | None = None
+    """Folder of encoded prompts, for a teacher that reads text; see ard text encode."""
     preset: str | None = None
     """Fills in what follows as a preset of `ard distill` needs it, such as imagenet256-ard."""
     num: int = 3000
@@ -98,6 +103,7 @@ class Collect:
             shard_size=self.shard_size,
             batch_size=self.batch_size,
             execution=self.execution,
+            text=EncodedText(self.text) if self.text else None,
         )
         workers = self.workers or default_workers(device)
         if self.dry_run:

@@ -20,6 +20,7 @@ from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
 from ard.teacher import load_teacher, reference_to
+from ard.text import seen_from
 from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
@@ -135,6 +136,7 @@ class Distill:
             seconds=state.seconds,
             adversarial=self.adversarial,
             start=origin,
+            text=seen_from(manifest.text, self.trajectories, self.out) if manifest.text else None,
         )
         save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")

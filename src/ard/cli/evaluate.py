@@ -40,7 +40,7 @@ ALWAYS = {"batch_size", "device", "dry_run"}
 TAKES = {
     "student": {"teacher", "references", "num", "json"},
     "samples": {
-        *("vae", "ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
+        *("vae", "text", "ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
         *("pr_distances", "num_kept", "json"),
     },
     "make_ref": {"out", "inception", "dinov2", "num", "num_kept"},
@@ -75,6 +75,8 @@ class Evaluate:
     """A folder of PNGs, an .npz with arr_0, or a student's folder, from which samples are drawn."""
     vae: Path | None = None
     """--samples STUDENT: a local folder of diffusers' AutoencoderKL, which decodes a student's latents."""
+    text: Path | None = None
+    """--samples STUDENT: a folder of encoded prompts, for a student that reads text; None: those it learned from."""
     ref: Path | None = None
     """--samples: what to compare with: an ADM .npz, or a folder of PNGs."""
     metrics: str = "fid,sfid,is,pr"
@@ -88,7 +90,8 @@ class Evaluate:
     seeds: str = ""
     """--samples STUDENT: seeds, such as 0-49999; empty: --num seeds from 1000000 on."""
     labels: LabelSampling = LabelSampling.RANDOM
-    """--samples STUDENT: random classes, as ADM and DiT draw them, or balanced: the seed modulo their number."""
+    """--samples STUDENT: random classes or prompts, as ADM and DiT draw them, or balanced: the seed modulo their
+    number."""
     pr_distances: Distances = Distances.EXACT
     """--samples: exact, or fp16 for precision and recall as ADM's script rounds them."""
     make_ref: Path | None = None
@@ -193,9 +196,12 @@ class Evaluate:
         """The samples, drawn from a student or read; InputError for options that only a student takes."""
         path = self.samples or Path()
         if _is_student(path):
-            return open_student(path, seeds=self._seeds(), labels=self.labels, vae=self.vae, device=device)
-        if self.seeds or self.labels is not LabelSampling.RANDOM or self.vae:
-            raise InputError(f"--seeds, --labels and --vae are for samples that are drawn, and {path} is no student")
+            seeds, vae, text = self._seeds(), self.vae, self.text
+            return open_student(path, seeds=seeds, labels=self.labels, vae=vae, text=text, device=device)
+        if self.seeds or self.labels is not LabelSampling.RANDOM or self.vae or self.text:
+            raise InputError(
+                f"--seeds, --labels and --vae are for samples that are drawn, as --text is, and {path} is no student"
+            )
         return _open_pictures(path).first(self.num)
 
     def _seeds(self) -> Sequence[int]:

@@ -13,7 +13,7 @@ from ard.analysis.masks import mask_label
 from ard.cli.options import print_plan
 from ard.config import to_plain
 from ard.diffusion import Diffusion, DiffusionKind, Solver
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least
 from ard.files import write_json
 from ard.history import HistoryMask
 from ard.models.student import StudentConfig
@@ -84,6 +84,8 @@ class Flops:
     """Twice the output channels, as in DiT's checkpoints; None: the student's, or True for DiT's sizes."""
     teacher_steps: int | None = None
     """Solver steps of the teacher; None: the student's teacher's, or 25."""
+    text_tokens: int | None = None
+    """Tokens of the prompt, for a network that reads text; None: 120, the most that PixArt-alpha reads."""
     cfg_scale: float | None = None
     """Guidance of the teacher, which doubles its passes unless it is 1; None: the student's teacher's, or 1.5."""
     json: JsonPath = None
@@ -96,11 +98,11 @@ class Flops:
         self._refuse_clashes()
         card = load_card(self.student) if self.student else None
         network, ode = self._network(card), self._ode(card)
-        rows = self._rows(card, network, ode)
+        rows = [self._with_text(row) for row in self._rows(card, network, ode)]
         if self.dry_run:
             students = [row.student for row in rows if row.student]
             return print_plan({"network": network, "ode": ode, "students": students, "paper": self.paper})
-        plain = [_plain(row, teacher=teacher_row(network, ode), paper=self.paper) for row in rows]
+        plain = [_plain(row, teacher=self._with_text(teacher_row(network, ode)), paper=self.paper) for row in rows]
         result = {"rows": plain} if self.table else plain[-1]
         if self.json == TERMINAL:
             return print(json.dumps(result, indent=2))
@@ -118,6 +120,16 @@ class Flops:
         bare = StudentConfig(num_steps=student.num_steps, mask=HistoryMask.DIAGONAL, history_blocks=0)
         without = [student_row(network, bare)] if student.cost.history else []
         return [teacher_row(network, ode), *without, student]
+
+    def _with_text(self, row: Row) -> Row:
+        """The row for a prompt of --text-tokens; InputError for a network that reads none."""
+        if self.text_tokens is None:
+            return row
+        require_at_least(1, {"text_tokens": self.text_tokens})
+        if row.cost.network.text is None:
+            name = network_name(row.cost.network)
+            raise InputError(f"--text-tokens {self.text_tokens} has no meaning: {name} reads no text; leave it out")
+        return dataclasses.replace(row, cost=dataclasses.replace(row.cost, text_tokens=self.text_tokens))
 
     def _refuse_clashes(self) -> None:
         """InputError for two options of which one would be ignored."""

@@ -95,7 +95,8 @@ class Plan:
         updates = _words(given)
         lines = [
             (*preset.teacher.command.split()[1:], "--out", "OUT/teacher"),
-            (*collect_arguments(self.preset), *_words({"num": self.num}), "--out", "OUT/trajectories"),
+            *([(*preset.teacher.prompts.split()[1:], "--out", "OUT/text")] if preset.teacher.prompts else []),
+            (*collect_arguments(self.preset, preset), *_words({"num": self.num}), "--out", "OUT/trajectories"),
         ]
         if preset.start:
             start = distill_arguments(preset.start, find_preset(preset.start))

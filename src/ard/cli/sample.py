@@ -22,14 +22,16 @@ from ard.files import write_atomically
 from ard.models.autoencoder import find_autoencoder, load_decoder
 from ard.pictures import labelled_sheet, png_bytes, save_pixels
 from ard.progress import progress_bar
-from ard.students import StudentCard, load_student
+from ard.students import StudentCard, find_text, load_student
+from ard.text import num_conditions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """Draw images from a student, one per seed.
 
-    Seed s gets the label number s mod (how many labels there are). What is written depends on --out: a sheet (.png),
+    Seed s gets the label number s mod (how many labels there are); a student that reads text has prompts by their
+    numbers instead, those of --text. What is written depends on --out: a sheet (.png),
     arrays (.npz: arr_0 uint8 NHWC, labels, seeds) or a folder of PNGs (no suffix). With --grid, several models draw
     from the same noises: one sheet with a row per model, the teacher's first (the paper's Figure 5). For instance:
 
@@ -37,6 +39,7 @@ class Sample:
         ard sample --student runs/ard --labels 3 --seeds 0-999 --out threes.npz
         ard sample --student runs/kd runs/step runs/ard --grid --seeds 1000000-1000009 --out models.png
         ard sample --student runs/ard --teacher runs/teacher --teacher-rows both --grid --seeds 0-9 --out models.png
+        ard sample --student runs/pixart-ard --text runs/text --vae sd-vae-ft-ema --seeds 0-15 --out pictures.png
     """
 
     student: tuple[Path, ...]
@@ -44,10 +47,12 @@ class Sample:
     out: Path
     """grid.png, samples.npz or a folder; with --grid a .png."""
     labels: str = "all"
-    """Labels, such as 0-9 or 3 or 1,4,7; all: every class."""
+    """Labels, such as 0-9 or 3 or 1,4,7: classes, or prompts by their numbers from 0 on; all: every one."""
     seeds: str = "1000000-1000063"
     """Seeds, such as 0-63; an image depends on its seed and label only. The noise of a seed is the same everywhere: the
     seeds of the training trajectories (from 0 on, unless collected otherwise) give noises that the student has seen."""
+    text: Path | None = None
+    """Folder of encoded prompts, for a student that reads text; None: those that it learned from."""
     grid: bool = False
     """A row per model and a column per seed."""
     teacher: Path | None = None
@@ -75,7 +80,8 @@ class Sample:
         require_one_shape(self.student, cards)
         autoencoder = find_autoencoder(self.vae, cards[0].network.channels, self.student[0])
         seeds = parse_seeds(self.seeds)
-        labels = self._labels(seeds, cards[0].network.num_classes)
+        text = find_text(self.text, cards[0], self.student[0])
+        labels = self._labels(seeds, num_conditions(text, cards[0].network))
         rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students, self.speed)]
         if self.dry_run:
             plan = {"students": cards, "rows": [row.label for row in rows], "seeds": self.seeds, "labels": self.labels}
@@ -83,7 +89,7 @@ class Sample:
         decode = load_decoder(autoencoder, device)
         with progress_bar(len(rows) * len(seeds), "sample", unit="img") as bar:
             size, network = self.batch_size, cards[0].network
-            draw = partial(draw_images, batch_size=size, device=device, decode=decode, progress=bar.update)
+            draw = partial(draw_images, text=text, batch_size=size, device=device, decode=decode, progress=bar.update)
             pixels = [draw(row, network, seeds, labels) for row in rows]
         if not self.grid:
             save_pixels(self.out, pixels[0], labels, seeds)
@@ -108,12 +114,12 @@ class Sample:
         if self.teacher and self.teacher_rows is TeacherRows.NONE:
             raise InputError(f"--teacher {self.teacher} has no meaning with --teacher-rows none; leave out one of both")
 
-    def _labels(self, seeds: list[int], num_classes: int) -> list[int]:
+    def _labels(self, seeds: list[int], num_labels: int) -> list[int]:
         """The label of every seed; InputError for one that the student does not have."""
-        choices = list(range(num_classes)) if self.labels == "all" else parse_range(self.labels, "labels")
-        if unknown := [label for label in choices if label >= num_classes]:
+        choices = list(range(num_labels)) if self.labels == "all" else parse_range(self.labels, "labels")
+        if unknown := [label for label in choices if label >= num_labels]:
             raise InputError(
-                f"--labels {self.labels}: label {unknown[0]} is out of range; allowed: 0 to {num_classes - 1}"
+                f"--labels {self.labels}: label {unknown[0]} is out of range; allowed: 0 to {num_labels - 1}"
             )
         return [choices[seed % len(choices)] for seed in seeds]
 

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
+from ard.condition import Condition
 from ard.errors import InputError
 from ard.fast_sampling import Speed, drawing
 from ard.models.autoencoder import DecodedImages
 from ard.models.student import Student
-from ard.models.transformer import TransformerConfig
+from ard.models.transformer import TransformerConfig, condition_name
 from ard.pictures import Pixels, to_pixels
 from ard.students import StudentCard, check_teacher
 from ard.teacher import Ode, Teacher, load_teacher, noise_for_seeds, solve_pf_ode
-from ard.types import Labels, Latents
+from ard.text import EncodedText, condition_of
+from ard.types import Latents
 
 
 class TeacherRows(StrEnum):
@@ -31,7 +33,7 @@ class GridRow:
     """A model's label and how it makes its last states from noises: images, or the latents of some."""
 
     label: str
-    draw: Callable[[Latents, Labels], Latents]
+    draw: Callable[[Latents, Condition], Latents]
 
 
 def teacher_grid_rows(
@@ -66,6 +68,7 @@ def draw_images(
     seeds: Sequence[int],
     labels: Sequence[int],
     *,
+    text: EncodedText | None,
     batch_size: int,
     device: torch.device,
     decode: Callable[[Latents], DecodedImages],
@@ -75,7 +78,7 @@ def draw_images(
     shape, images = (network.channels, network.latent_size, network.latent_size), []
     parts = (torch.tensor(numbers).split(batch_size) for numbers in (seeds, labels))
     for part, label in zip(*parts, strict=True):
-        states = row.draw(noise_for_seeds(part, shape).to(device), label.to(device))
+        states = row.draw(noise_for_seeds(part, shape).to(device), condition_of(text, label).to(device))
         images.append(to_pixels(decode(states)).cpu())  # A quarter of the memory of the images.
         progress(len(part))
     return torch.cat(images)
@@ -83,10 +86,10 @@ def draw_images(
 
 def require_one_shape(folders: Sequence[Path], cards: Sequence[StudentCard]) -> None:
     """InputError that names the first student whose latents or classes are not those of the first."""
-    shapes = [(card.network.channels, card.network.latent_size, card.network.num_classes) for card in cards]
+    shapes = [(card.network.channels, card.network.latent_size, condition_name(card.network)) for card in cards]
     for folder, shape in zip(folders, shapes, strict=True):
         if shape != shapes[0]:
-            told = [f"{c} x {size} x {size} with {classes} classes" for c, size, classes in (shape, shapes[0])]
+            told = [f"{c} x {size} x {size} with {condition}" for c, size, condition in (shape, shapes[0])]
             raise InputError(f"{folder} makes {told[0]}, {folders[0]} {told[1]}; the students of a grid make the same")
 
 
@@ -95,5 +98,5 @@ def _ode_row(name: str, teacher: Teacher, ode: Ode) -> GridRow:
     guided = f", guidance {scale:g}" if scale != 1 else ""
     return GridRow(
         label=f"{name} · {last} step{'s' * (last > 1)}{guided}",
-        draw=lambda noise, label: solve_pf_ode(teacher, noise, label, ode=ode, kept=(0, last)).x_t[:, -1],
+        draw=lambda noise, condition: solve_pf_ode(teacher, noise, condition, ode=ode, kept=(0, last)).x_t[:, -1],
     )

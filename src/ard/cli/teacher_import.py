@@ -12,6 +12,7 @@ from ard.cli.options import print_plan
 from ard.config import differences, to_plain
 from ard.errors import InputError
 from ard.files import remove_leftovers
+from ard.models.transformer import condition_name
 from ard.models.weights import StateDict
 from ard.published import read_published
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
@@ -19,17 +20,18 @@ from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teach
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherImport:
-    """Bring a published class-conditional teacher: a DiT, SiT or REPA checkpoint, or a DiT folder of diffusers.
+    """Bring a published teacher: a DiT, SiT or REPA checkpoint, or a DiT or PixArt folder of diffusers.
 
     What it is is read from its tensors and files; nothing is downloaded and no code in a file is run. For instance:
 
         ard teacher import DiT-XL-2-256x256.pt --out runs/teacher
         ard teacher import DiT-XL-2-256 --out runs/teacher
+        ard teacher import PixArt-Sigma-XL-2-512-MS --out runs/teacher
         ard teacher import checkpoints/0400000.pt --format repa --out runs/teacher
     """
 
     source: Positional[Path]
-    """A checkpoint (.pt or .safetensors), or the folder of a DiTPipeline or of its transformer."""
+    """A checkpoint (.pt or .safetensors), or the folder of a DiT or PixArt pipeline or of its transformer."""
     out: Path
     """Folder of the teacher."""
     format: SourceFormat | None = None
@@ -83,7 +85,7 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
     guided = network.channels if imported.cfg_channels < 0 else imported.cfg_channels
     lines = [
         f"teacher {out}: {imported.format} from {imported.source}",
-        f"network: {network_name(network)}, {network.num_classes} classes, {card.diffusion.kind}",
+        f"network: {network_name(network)}, {condition_name(network)}, {card.diffusion.kind}",
         f"latents: {network.channels} x {network.latent_size} x {network.latent_size}, {guided} channels guided",
     ]
     if imported.dropped:
@@ -91,4 +93,6 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
     if imported.scaling_factor is not None:
         vae = "FOLDER" if imported.vae is None else os.path.normpath(out / imported.vae)
         lines.append(f"pictures: --vae {vae}, an autoencoder with scaling factor {imported.scaling_factor:g}")
+    if network.text:
+        lines.append("prompts: encode them with ard text encode, and give its folder to the other commands with --text")
     return lines

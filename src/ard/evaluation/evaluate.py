@@ -206,5 +206,5 @@ def run_student(student: Student, batch: TrajectoryBatch, *, batch_size: int) ->
     for states, label in zip(batch.states.split(batch_size), batch.labels.split(batch_size), strict=True):
         states, label = states.to(device).float(), label.to(device)
         forced.append(student(states[:, :-1], label).cpu())
-        rolled.append(sample(student, states[:, 0], label=label).cpu())
+        rolled.append(sample(student, states[:, 0], condition=label).cpu())
     return torch.cat(forced), torch.cat(rolled)

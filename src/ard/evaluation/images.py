@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ard.config import to_plain
 from ard.errors import InputError
-from ard.evaluation.features.network import sha256_of
+from ard.files import sha256_of
 from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_decoder
 from ard.pictures import Pixels, to_pixels
 from ard.sampling import sample
-from ard.students import StudentCard, load_card, load_student
+from ard.students import StudentCard, find_text, load_card, load_student
 from ard.teacher import noise_for_seeds
+from ard.text import condition_of, num_conditions
 
 LOSSY = {".jpg", ".jpeg"}
 SUFFIXES = {".png", *LOSSY}
@@ -92,12 +93,16 @@ def open_student(
     labels: LabelSampling,
     device: torch.device,
     vae: Path | None = None,
+    text: Path | None = None,
 ) -> Images:
     """One image per seed, drawn when it is asked for: it depends on its seed and its label, not on the batch.
 
-    `vae` is the folder of the autoencoder of a latent student; InputError when it is missing or does not fit.
+    `vae` is the folder of the autoencoder of a latent student, `text` that of the prompts of one that reads text, where
+    they are not those that it learned from; InputError when one is missing or does not fit.
     """
     card = load_card(folder)
+    prompts = find_text(text, card, folder)
+    num_labels = num_conditions(prompts, card.network)
     autoencoder, size = find_autoencoder(vae, card.network.channels, folder), card.network.latent_size
     side = size * autoencoder.downsampling if autoencoder else size
 
@@ -107,10 +112,12 @@ def open_student(
         for part in parts_of(rows, batch_size):
             chosen = [seeds[row] for row in part]
             noise = noise_for_seeds(torch.tensor(chosen), (card.network.channels, size, size)).to(device)
-            label = torch.tensor([label_of(seed, labels, card.network.num_classes) for seed in chosen])
-            yield as_rgb(to_pixels(decode(sample(student, noise, label=label.to(device))[:, -1])).cpu())
+            condition = condition_of(prompts, torch.tensor([label_of(seed, labels, num_labels) for seed in chosen]))
+            yield as_rgb(to_pixels(decode(sample(student, noise, condition=condition.to(device))[:, -1])).cpu())
 
     facts = _student_facts(folder, card, autoencoder, seeds, labels)
+    if prompts:
+        facts |= {"text": str(prompts.folder), "text_hash": prompts.manifest.identity}
     return Images(count=len(seeds), height=side, width=side, batches=batches, facts=facts)
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ard.condition import Condition
 from ard.errors import InputError, require_at_least
-from ard.models.layers import Condition, attend_self
-from ard.models.transformer import Backbone, TransformerConfig
-from ard.types import ChannelFirst, Labels, Latents, Logits, Times, Tokens
+from ard.models.layers import Vector, attend_self
+from ard.models.transformer import Backbone, TransformerConfig, vector_of
+from ard.types import ChannelFirst, Latents, Logits, Times, Tokens
 
 RASTER_KERNEL = 9  # The authors' 1-D kernel.
 VIRTUAL_BATCH = 8  # StyleGAN-T's size of a group in the local batch norm.
@@ -74,10 +75,10 @@ class Discriminator(nn.Module):
         self.config, self.blocks = config, config.blocks(network.depth)
         self.heads = nn.ModuleList(Head(config, network.width) for _ in self.blocks)
 
-    def forward(self, features: Sequence[Tokens], condition: Condition) -> Logits:
+    def forward(self, features: Sequence[Tokens], vector: Vector) -> Logits:
         """High where the features look real. Each head sees its own block's features only. At least float32."""
         pairs = zip(self.heads, features, strict=True)
-        logits = torch.stack([head(tokens, condition) for head, tokens in pairs], dim=1)
+        logits = torch.stack([head(tokens, vector) for head, tokens in pairs], dim=1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -94,11 +95,11 @@ class Head(nn.Module):
         self.leave = spectral_norm(nn.Conv1d(width, config.head_width, 1))
         self.project = nn.Linear(width, config.head_width)
 
-    def forward(self, tokens: Tokens, condition: Condition) -> Tensor:
+    def forward(self, tokens: Tokens, vector: Vector) -> Tensor:
         """A logit per token: row, token."""
         h = leaky_relu(self.enter_norm(self.enter(tokens.transpose(1, 2))), 0.2)  # row d token
         h = (leaky_relu(self.mix_norm(_joined(self.mix, h)), 0.2) + h) / math.sqrt(2)
-        return (self.leave(h) * self.project(condition).unsqueeze(2)).sum(dim=1) / math.sqrt(self.width)
+        return (self.leave(h) * self.project(vector).unsqueeze(2)).sum(dim=1) / math.sqrt(self.width)
 
 
 class LocalBatchNorm(nn.Module):
@@ -126,19 +127,19 @@ def new_discriminator(config: DiscriminatorConfig, network: TransformerConfig, *
 
 
 def teacher_features(
-    network: Backbone, x: Latents, t: Times, label: Labels, *, blocks: Sequence[int]
-) -> tuple[list[Tokens], Condition]:
-    """The outputs of `blocks` at `x`, and the conditioning. Gradients flow through the frozen network into `x`.
+    network: Backbone, x: Latents, t: Times, condition: Condition, *, blocks: Sequence[int]
+) -> tuple[list[Tokens], Vector]:
+    """The outputs of `blocks` at `x`, and the conditioning vector. Gradients flow through the frozen network into `x`.
 
     `t` is in the network's own units. Blocks above the highest that is asked for are not computed.
     """
-    tokens, condition = network.embed(x), network.condition(t, label)
+    tokens, conditioning = network.embed(x), network.condition(t, condition)
     found = []
     for index in range(max(blocks) + 1):
-        tokens = network.blocks[index](tokens, condition, attend_self, index)
+        tokens = network.blocks[index](tokens, conditioning, attend_self, index)
         if index in blocks:
             found.append(tokens)
-    return found, condition
+    return found, vector_of(conditioning)
 
 
 def _norm(kind: HeadNorm, width: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,8 +11,7 @@ from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 from ard.types import Heads, Labels, Patches, Times, Tokens
 
-Condition = Float[Tensor, "row embedding"]  # One vector per latent; never one per token.
-
+Vector: TypeAlias = Float[Tensor, "row embedding"]  # One per latent; never one per token.
 
 Attend = Callable[[int, Heads, Heads, Heads], Heads]
 """The seam at which history meets the network: (block, q, k, v) to the attention's output; the lowest block is 0."""
@@ -22,7 +22,7 @@ def attend_self(_block: int, q: Heads, k: Heads, v: Heads) -> Heads:
     return scaled_dot_product_attention(q, k, v)
 
 
-def modulate(x: Tokens, shift: Condition, scale: Condition, *, eps: float = 1e-6) -> Tokens:
+def modulate(x: Tokens, shift: Vector, scale: Vector, *, eps: float = 1e-6) -> Tokens:
     """adaLN: the normalised tokens, scaled and shifted per latent. DiT's eps is 1e-6."""
     normed = layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(shift.unsqueeze(1), normed, 1 + scale.unsqueeze(1))
@@ -39,7 +39,7 @@ class TimestepEmbedder(nn.Module):
         self.num_frequencies, self.frequency_shift = num_frequencies, frequency_shift
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t: Times) -> Condition:
+    def forward(self, t: Times) -> Vector:
         """Cosines first, then sines, as DiT orders them. The angles have the precision of `t`, not the weights'."""
         half = self.num_frequencies // 2
         exponents = torch.arange(half, device=t.device, dtype=t.dtype) / (half - self.frequency_shift)
@@ -55,7 +55,7 @@ class LabelEmbedder(nn.Module):
         super().__init__()
         self.embedding_table = nn.Embedding(num_classes + 1, width)
 
-    def forward(self, label: Labels) -> Condition:
+    def forward(self, label: Labels) -> Vector:
         """One vector per label."""
         return self.embedding_table(label)
 
@@ -106,18 +106,16 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tokens, condition: Condition, attend: Attend, block: int) -> Tokens:
+    def forward(self, x: Tokens, vector: Vector, attend: Attend, block: int) -> Tokens:
         """The modulation is computed once per latent, here, and broadcast over its tokens."""
-        modulation = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        modulation = self.adaLN_modulation(vector).chunk(6, dim=-1)
         return self.leave(x, attend(block, *self.enter(x, *modulation[:2])), *modulation[2:])
 
-    def enter(self, x: Tokens, shift: Condition, scale: Condition) -> tuple[Heads, Heads, Heads]:
+    def enter(self, x: Tokens, shift: Vector, scale: Vector) -> tuple[Heads, Heads, Heads]:
         """Up to the attention: its queries, keys and values."""
         return self.attn.heads(modulate(x, shift, scale))
 
-    def leave(
-        self, x: Tokens, attended: Heads, gate_a: Condition, shift: Condition, scale: Condition, gate_m: Condition
-    ) -> Tokens:
+    def leave(self, x: Tokens, attended: Heads, gate_a: Vector, shift: Vector, scale: Vector, gate_m: Vector) -> Tokens:
         """From the attention on: its output and the MLP's are added through their gates."""
         x = torch.addcmul(x, gate_a.unsqueeze(1), self.attn.join(attended))
         normed = modulate(x, shift, scale, eps=self.mlp_norm_eps)
@@ -132,16 +130,19 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out_features)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tokens, condition: Condition) -> Patches:
+    def forward(self, x: Tokens, vector: Vector) -> Patches:
         """Modulate and project."""
-        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
+        shift, scale = self.adaLN_modulation(vector).chunk(2, dim=-1)
         return self.linear(modulate(x, shift, scale))
 
 
-def sincos_positions(width: int, grid: int) -> Float[Tensor, "token embedding"]:
-    """Fixed sine-cosine positions of a square grid: half of the width for the column, then half for the row."""
+def sincos_positions(width: int, grid: int, *, scale: float = 1.0) -> Float[Tensor, "token embedding"]:
+    """Fixed sine-cosine positions of a square grid: half of the width for the column, then half for the row.
+
+    Patches are 1 / `scale` apart, so that a finer grid of the same picture has the positions of a coarser one.
+    """
     quarter = torch.arange(width // 4, dtype=torch.float64) / (width // 4)
     frequencies = 10000.0**-quarter
     rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]
+    angles = [axis.flatten()[:, None].double() / scale * frequencies for axis in (columns, rows)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()

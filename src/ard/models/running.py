@@ -4,21 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ard.devices import require_compiler
 from ard.errors import InputError
-from ard.models.layers import Attend, Block, Condition
+from ard.models.layers import Attend, Block
+from ard.models.text_layers import Conditioning, TextBlock, TextConditioning
 from ard.types import Tokens
 
-RunBlock = Callable[[nn.Module, Tokens, Condition, Attend, int], Tokens]
-"""(block, tokens, condition, attend, index) to the block's tokens."""
+RunBlock = Callable[[nn.Module, Tokens, Conditioning, Attend, int], Tokens]
+"""(block, tokens, conditioning, attend, index) to the block's tokens."""
 
 
-def run_as_it_is(block: nn.Module, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+def run_as_it_is(block: nn.Module, tokens: Tokens, conditioning: Conditioning, attend: Attend, index: int) -> Tokens:
     """The block itself."""
-    return block(tokens, condition, attend, index)
+    return block(tokens, conditioning, attend, index)
 
 
 def recomputing(run: RunBlock) -> RunBlock:
@@ -27,11 +28,15 @@ def recomputing(run: RunBlock) -> RunBlock:
     Where no gradient is wanted nothing is kept anyway: sampling, with its cache, goes straight through.
     """
 
-    def run_recomputing(block: nn.Module, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+    def run_recomputing(
+        block: nn.Module, tokens: Tokens, conditioning: Conditioning, attend: Attend, index: int
+    ) -> Tokens:
         if not torch.is_grad_enabled():
-            return run(block, tokens, condition, attend, index)
+            return run(block, tokens, conditioning, attend, index)
         # A block draws nothing at random, and to keep the generator's state would wait for the device.
-        return checkpoint(run, block, tokens, condition, attend, index, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(
+            run, block, tokens, conditioning, attend, index, use_reentrant=False, preserve_rng_state=False
+        )
 
     return run_recomputing
 
@@ -42,19 +47,34 @@ def compiled_run() -> RunBlock:
     The attention reads a history, which is no tensor, and is a fused kernel already. Where no gradient is wanted, as in
     sampling, the shapes are others: nothing is compiled for them.
     """
-    enter = torch.compile(Block.enter, dynamic=False, options=_options())
-    leave = torch.compile(Block.leave, dynamic=False, options=_options())
+    halves: dict[type[nn.Module], tuple[Callable[..., Any], ...]] = {
+        kind: (_compiled(kind.enter), _compiled(kind.leave)) for kind in (Block, TextBlock)
+    }
 
-    def run_compiled(block: nn.Module, tokens: Tokens, condition: Condition, attend: Attend, index: int) -> Tokens:
+    def run_compiled(
+        block: nn.Module, tokens: Tokens, conditioning: Conditioning, attend: Attend, index: int
+    ) -> Tokens:
         if not torch.is_grad_enabled():
-            return run_as_it_is(block, tokens, condition, attend, index)
-        if not isinstance(block, Block):
-            raise InputError(f"--compile knows DiT's blocks, and {type(block).__name__} is none; leave it out")
-        modulation = block.adaLN_modulation(condition).chunk(6, dim=-1)
-        heads = enter(block, tokens, *modulation[:2])
-        return leave(block, tokens, attend(index, *heads), *modulation[2:])
+            return run_as_it_is(block, tokens, conditioning, attend, index)
+        modulation, text = _read(block, conditioning)
+        enter, leave = halves[type(block)]
+        return leave(block, tokens, attend(index, *enter(block, tokens, *modulation[:2])), *modulation[2:], **text)
 
     return run_compiled
+
+
+def _compiled(half: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(half, dynamic=False, options=_options())
+
+
+def _read(block: nn.Module, conditioning: Conditioning) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """A block's six modulations, and what else its second half reads; InputError for blocks that have no halves."""
+    if isinstance(block, TextBlock) and isinstance(conditioning, TextConditioning):
+        text = block.cross_attn.keys(conditioning.text, conditioning.mask)
+        return block.modulation(conditioning.modulation).chunk(6, dim=-1), {"text": text}
+    if isinstance(block, Block):
+        return block.adaLN_modulation(conditioning).chunk(6, dim=-1), {}
+    raise InputError(f"--compile knows the blocks of DiT and PixArt, and {type(block).__name__} is none; leave it out")
 
 
 def block_runner(*, recompute: bool, compiled: bool, device: torch.device) -> RunBlock:

@@ -8,12 +8,13 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from ard.condition import Condition
 from ard.diffusion import Diffusion, ddim_step
 from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
 from ard.models.layers import attend_self
-from ard.models.transformer import Backbone
-from ard.types import Heads, Labels, Latents, Patches, States, Tokens
+from ard.models.transformer import Backbone, vector_of
+from ard.types import Heads, Latents, Patches, States, Tokens
 
 
 class StateKind(StrEnum):
@@ -79,7 +80,7 @@ class Student(nn.Module):
         has_gates = self.config.history is HistoryAttention.GATED and self.config.mask is not HistoryMask.DIAGONAL
         return self.config.history_blocks if has_gates else 0
 
-    def forward(self, states: States, label: Labels, *, step: int = 0, cache: KVCache | None = None) -> States:
+    def forward(self, states: States, condition: Condition, *, step: int = 0, cache: KVCache | None = None) -> States:
         """The states that follow `states`, for all S steps at once (training) or for one `step` with a `cache`.
 
         Each step has its own time through adaLN, computed once per (image, step), and its own token embedding. The
@@ -89,9 +90,9 @@ class Student(nn.Module):
         steps = torch.arange(step, step + count, device=states.device).repeat(batch)  # row: batch major, step minor
         rows, tau = states.flatten(0, 1), self.tau.to(states.dtype)
         tokens = self.network.embed(rows.to(self.step_embedding.dtype)) + self.step_embedding[steps].unsqueeze(1)
-        condition = self.network.condition(self.diffusion.network_time(tau[steps]), label.repeat_interleave(count))
-        tokens = self.network.run_blocks(tokens, condition, History(self, step, count, cache))
-        output = self.network.unpatchify(self._head(tokens, condition, step, count)).to(states.dtype)
+        conditioning = self.network.condition(self.diffusion.network_time(tau[steps]), condition)
+        tokens = self.network.run_blocks(tokens, conditioning, History(self, step, count, cache))
+        output = self.network.unpatchify(self._head(tokens, vector_of(conditioning), step, count)).to(states.dtype)
         return self.next_state(rows, output, tau[steps], tau[steps + 1]).unflatten(0, (batch, count))
 
     def make_cache(self, noise: Latents) -> KVCache:
@@ -109,11 +110,11 @@ class Student(nn.Module):
             like=noise.new_empty(0, dtype=self.step_embedding.dtype),  # Offloaded weights may be elsewhere.
         )
 
-    def _head(self, tokens: Tokens, condition: Tensor, step: int, count: int) -> Patches:
+    def _head(self, tokens: Tokens, vector: Tensor, step: int, count: int) -> Patches:
         if not self.step_heads:
-            output: Patches = self.network.final_layer(tokens, condition)
+            output: Patches = self.network.final_layer(tokens, vector)
             return output
-        heads = [self.step_heads[step + i](tokens[i::count], condition[i::count]) for i in range(count)]
+        heads = [self.step_heads[step + i](tokens[i::count], vector[i::count]) for i in range(count)]
         return torch.stack(heads, dim=1).flatten(0, 1)
 
     def next_state(self, x: Latents, output: Latents, t: Tensor, t_next: Tensor) -> Latents:

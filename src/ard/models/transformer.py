@@ -1,27 +1,51 @@
-"""Class-conditional diffusion transformers: what is asked of any, and DiT's architecture (Peebles and Xie, 2023)."""
+"""Diffusion transformers: what is asked of any, and DiT's architecture (Peebles and Xie, 2023), on a class or a text.
 
+With a text it is PixArt's (Chen et al., 2024): DiT with a cross-attention in each block and one modulation for all.
+"""
+
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import TypeAlias, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import init
 
+from ard.condition import Condition, Prompts
 from ard.config import later
 from ard.errors import InputError, require_at_least
 from ard.models.layers import (
     Attend,
     Block,
-    Condition,
     FinalLayer,
     LabelEmbedder,
     TimestepEmbedder,
+    Vector,
     attend_self,
     sincos_positions,
 )
 from ard.models.running import RunBlock, run_as_it_is
-from ard.types import Labels, Latents, Patches, Times, Tokens
+from ard.models.text_layers import Conditioning, TextBlock, TextConditioning, TextEmbedder, TextFinalLayer
+from ard.types import Latents, Patches, Times, Tokens
+
+RowTimes: TypeAlias = Float[Tensor, " row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How a network reads text."""
+
+    width: int
+    """Of the text encoder's output: 4096 for the T5-XXL of PixArt."""
+    picture_size: int | None = None
+    """The picture's side in pixels, where the network is told it as PixArt-alpha at 1024 pixels is; None: it is not."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be meant."""
+        sizes = {"text width": self.width, "picture_size": self.picture_size}
+        require_at_least(1, {name: size for name, size in sizes.items() if size is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +68,16 @@ class TransformerConfig:
     """Of the LayerNorm before each MLP: DiT's is 1e-6, that of diffusers' DiT 1e-5; all others have 1e-6."""
     backbone: str = later("dit")
     """The network's architecture, by its name in `models.backbones`."""
+    text: TextConfig | None = later(None)
+    """Text instead of classes, of which there are then none: `num_classes` is 0. None: classes."""
+    position_scale: float = later(1.0)
+    """Patches are 1 / `position_scale` apart in the table of positions; PixArt's is 2 at 1024 pixels."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
-        sizes = ("width", "depth", "num_heads", "patch_size", "latent_size", "channels", "num_classes")
+        sizes = ("width", "depth", "num_heads", "patch_size", "latent_size", "channels")
         require_at_least(1, {name: getattr(self, name) for name in sizes})
+        self._check_condition()
         if self.frequency_shift not in {0, 1} or not 0 < self.mlp_norm_eps < 1:
             told = f"frequency_shift is {self.frequency_shift} and mlp_norm_eps {self.mlp_norm_eps}"
             raise InputError(f"{told}; allowed: 0 or 1, and a number between 0 and 1")
@@ -56,6 +85,17 @@ class TransformerConfig:
             raise InputError(f"patch size {self.patch_size} does not divide the latent size {self.latent_size}")
         if self.width % (2 * self.num_heads) or self.width % 4:
             raise InputError(f"width {self.width} must be a multiple of 4 and of twice the {self.num_heads} heads")
+
+    def _check_condition(self) -> None:
+        """InputError unless there are either classes or a text, and what the positions and the picture's size need."""
+        if self.text is None:
+            require_at_least(1, {"num_classes": self.num_classes})
+        elif self.num_classes:
+            raise InputError(f"num_classes is {self.num_classes}; a network that reads text has 0")
+        if not 0 < self.position_scale < math.inf:
+            raise InputError(f"position_scale is {self.position_scale}; it must be a positive number")
+        if self.text and self.text.picture_size is not None and self.width % 3:
+            raise InputError(f"width {self.width} must be a multiple of 3, to tell a picture's height, width and ratio")
 
     @property
     def grid(self) -> int:
@@ -99,17 +139,18 @@ def named_config(name: str, *, latent_size: int, channels: int, num_classes: int
 
 
 class Backbone(nn.Module, ABC):
-    """Latents, their times and labels in; one prediction per latent out. The label `num_classes` means no class.
+    """Latents, their times and conditions in; one prediction per latent out.
 
-    A chain of blocks between an embedder and an output layer, so that a student can fold its steps into the rows and
-    give the self-attention of the lowest blocks a history.
+    A condition is a label, where `num_classes` means no class, or a text, where the empty prompt means none. A chain of
+    blocks between an embedder and an output layer, so that a student can fold its steps into the rows and give the
+    self-attention of the lowest blocks a history.
     """
 
     config: TransformerConfig
     blocks: nn.ModuleList
-    """Lowest first; each maps (tokens, condition, attend, index) to tokens, with `attend` as its self-attention."""
+    """Lowest first; each maps (tokens, conditioning, attend, index) to tokens, with `attend` as its self-attention."""
     final_layer: nn.Module
-    """Maps (tokens, condition) to the values of their patches by a last linear layer called `linear`."""
+    """Maps (tokens, vector) to the values of their patches by a last linear layer called `linear`."""
     run_block: RunBlock = staticmethod(run_as_it_is)
     """How a block is run; training may compile it, or recompute it in the backward pass."""
 
@@ -118,29 +159,32 @@ class Backbone(nn.Module, ABC):
         """Latents to tokens, with their positions where the tokens carry them."""
 
     @abstractmethod
-    def condition(self, t: Times, label: Labels) -> Condition:
-        """One conditioning vector per latent; `t` is in the network's own units."""
+    def condition(self, t: RowTimes, condition: Condition) -> Conditioning:
+        """What the blocks read: for a class one vector per row; `t` is in the network's own units.
+
+        `len(t) / len(condition)` successive rows have the same condition, such as the steps of a trajectory.
+        """
 
     @abstractmethod
     def unpatchify(self, values: Patches) -> Latents:
         """What the output layer gives to a latent; channels beyond the latent's are dropped."""
 
-    def forward(self, x: Latents, t: Times, label: Labels) -> Latents:
+    def forward(self, x: Latents, t: Times, condition: Condition) -> Latents:
         """The network's prediction (eps or v) at `x`; `t` is in the network's own units."""
-        tokens, condition = self.embed(x), self.condition(t, label)
-        tokens = self.run_blocks(tokens, condition, attend_self)
-        return self.unpatchify(self.final_layer(tokens, condition))
+        tokens, conditioning = self.embed(x), self.condition(t, condition)
+        tokens = self.run_blocks(tokens, conditioning, attend_self)
+        return self.unpatchify(self.final_layer(tokens, vector_of(conditioning)))
 
     @final
-    def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
-        """All blocks, lowest first; `attend` decides what each block's attention reads."""
+    def run_blocks(self, tokens: Tokens, conditioning: Conditioning, attend: Attend) -> Tokens:
+        """All blocks, lowest first; `attend` decides what each block's self-attention reads."""
         for index, block in enumerate(self.blocks):
-            tokens = self.run_block(block, tokens, condition, attend, index)
+            tokens = self.run_block(block, tokens, conditioning, attend, index)
         return tokens
 
 
 class Transformer(Backbone):
-    """DiT."""
+    """DiT, or PixArt's where the configuration has a text."""
 
     pos_embed: Tensor
 
@@ -149,18 +193,17 @@ class Transformer(Backbone):
         self.config = config
         self.x_embedder = nn.Linear(config.channels * config.patch_size**2, config.width)
         self.t_embedder = TimestepEmbedder(config.width, frequency_shift=config.frequency_shift)
-        self.y_embedder = LabelEmbedder(config.num_classes, config.width)
-        self.register_buffer("pos_embed", sincos_positions(config.width, config.grid), persistent=False)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.num_heads, config.mlp_ratio, mlp_norm_eps=config.mlp_norm_eps)
-            for _ in range(config.depth)
-        )
+        self.y_embedder = _new_embedder(config)
+        positions = sincos_positions(config.width, config.grid, scale=config.position_scale)
+        self.register_buffer("pos_embed", positions, persistent=False)
+        self.blocks = nn.ModuleList(_new_block(config) for _ in range(config.depth))
         self.final_layer = self.make_final_layer()
 
-    def make_final_layer(self) -> FinalLayer:
+    def make_final_layer(self) -> FinalLayer | TextFinalLayer:
         """A new output head of the right shape."""
         channels = self.config.channels * (2 if self.config.learn_sigma else 1)
-        return FinalLayer(self.config.width, channels * self.config.patch_size**2)
+        kind = FinalLayer if self.config.text is None else TextFinalLayer
+        return kind(self.config.width, channels * self.config.patch_size**2)
 
     def embed(self, x: Latents) -> Tokens:
         """Patches to tokens, with their positions."""
@@ -172,10 +215,17 @@ class Transformer(Backbone):
         x = x.unflatten(3, (grid, patch)).unflatten(2, (grid, patch))  # row c gh ph gw pw
         return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
-    def condition(self, t: Times, label: Labels) -> Condition:
-        """One conditioning vector per latent: its time plus its class."""
-        condition: Condition = self.t_embedder(t) + self.y_embedder(label)
-        return condition
+    def condition(self, t: RowTimes, condition: Condition) -> Conditioning:
+        """What the blocks read: for a class one vector per row, its time plus its class.
+
+        `len(t) / len(condition)` successive rows have the same condition, such as the steps of a trajectory.
+        """
+        time: Vector = self.t_embedder(t)
+        if isinstance(condition, Prompts):
+            conditioning: TextConditioning = self.y_embedder(time, condition)
+            return conditioning
+        vector: Vector = time + self.y_embedder(condition.repeat_interleave(len(t) // len(condition)))
+        return vector
 
     def unpatchify(self, values: Patches) -> Latents:
         """Patch values to a latent; learned-sigma channels are dropped."""
@@ -184,8 +234,34 @@ class Transformer(Backbone):
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)[:, : self.config.channels]
 
 
+def condition_name(network: TransformerConfig) -> str:
+    """What a network is conditional on, in words."""
+    return f"text of width {network.text.width}" if network.text else f"{network.num_classes} classes"
+
+
+def vector_of(conditioning: Conditioning) -> Vector:
+    """The one vector per row: the time plus the class, or the time."""
+    return conditioning.vector if isinstance(conditioning, TextConditioning) else conditioning
+
+
+def _new_embedder(config: TransformerConfig) -> LabelEmbedder | TextEmbedder:
+    if config.text is None:
+        return LabelEmbedder(config.num_classes, config.width)
+    return TextEmbedder(config.text.width, config.width, picture_size=config.text.picture_size)
+
+
+def _new_block(config: TransformerConfig) -> Block | TextBlock:
+    if config.text is None:
+        return Block(config.width, config.num_heads, config.mlp_ratio, mlp_norm_eps=config.mlp_norm_eps)
+    return TextBlock(config.width, config.num_heads, config.mlp_ratio)
+
+
 def initialise(network: Transformer, generator: torch.Generator) -> Transformer:
-    """DiT's initial weights: Xavier linears, normal embedders, and zero modulations and output (adaLN-Zero)."""
+    """DiT's initial weights: Xavier linears, normal embedders, and zero modulations and output (adaLN-Zero).
+
+    For class-conditional networks; one that reads text is imported.
+    """
+    assert isinstance(network.y_embedder, LabelEmbedder)  # noqa: S101 see above
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             if "adaLN_modulation" in name or name == "final_layer.linear":

@@ -3,9 +3,10 @@
 from ard.presets.preset import Preset
 
 
-def collect_arguments(name: str) -> tuple[str, ...]:
-    """What makes the trajectories, without their folder: the teacher is OUT/teacher."""
-    return ("collect", "--preset", name, "--teacher", "OUT/teacher")
+def collect_arguments(name: str, preset: Preset) -> tuple[str, ...]:
+    """What makes the trajectories, without their folder: the teacher is OUT/teacher, its prompts are OUT/text."""
+    text = ("--text", "OUT/text") if preset.teacher.prompts else ()
+    return ("collect", "--preset", name, "--teacher", "OUT/teacher", *text)
 
 
 def distill_arguments(name: str, preset: Preset) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ard.diffusion import Diffusion, DiffusionKind, FlowClock, Solver
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind, StudentConfig
-from ard.models.transformer import TransformerConfig, named_config
+from ard.models.transformer import TextConfig, TransformerConfig, named_config
 from ard.presets.preset import CollectPreset, Preset, TeacherPreset
 from ard.teacher import Guidance
 from ard.training.loop import Schedule, TrainConfig
@@ -19,8 +19,8 @@ DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 GRIDS = {1: (0, 25), 2: (0, 15, 25), 4: (0, 10, 15, 20, 25)}  # The authors' code has the one of 4 steps only.
 
 
-def _dit_xl_2(latent_size: int, *, num_classes: int = 1000) -> TransformerConfig:
-    network = named_config("DiT-XL/2", latent_size=latent_size, channels=4, num_classes=num_classes)
+def _dit_xl_2(latent_size: int) -> TransformerConfig:
+    network = named_config("DiT-XL/2", latent_size=latent_size, channels=4, num_classes=1000)
     return replace(network, learn_sigma=True)
 
 
@@ -31,6 +31,12 @@ SIT_256 = TeacherPreset(
     network=_dit_xl_2(32),
     diffusion=Diffusion(kind=DiffusionKind.FLOW, clock=FlowClock.REVERSED),
     command="ard teacher import SiT-XL-2-256x256.pt",
+)
+PIXART_1024 = TeacherPreset(
+    network=replace(_dit_xl_2(128), num_classes=0, text=TextConfig(width=4096), position_scale=2.0),
+    diffusion=VP,
+    command="ard teacher import PixArt-Sigma-XL-2-1024-MS",
+    prompts="ard text encode --prompts prompts.txt --encoder PixArt-Sigma-XL-2-1024-MS",
 )
 TRAJECTORIES = CollectPreset(
     num=2_560_000,
@@ -107,5 +113,20 @@ LARGER: dict[str, Preset] = {
         about="not in the paper: its ARD (N = 6), M4, S = 4, on SiT-XL/2, a flow",
         teacher=SIT_256,
         collect=replace(TRAJECTORIES, solver=Solver.EULER, grid=GRIDS[4]),
+    ),
+    "pixart-sigma-1024": Preset(
+        about="Table 3: ARD, M4, S = 3, guidance 3.0, loss R, on PixArt-Sigma, as the paper's teacher is not public",
+        teacher=PIXART_1024,
+        collect=CollectPreset(
+            num=960_000,  # The paper makes them while training: as many as its updates take in.
+            num_teacher_steps=48,
+            guidance=Guidance(cfg_scale=3.0, cfg_channels=-1),  # 7.5 is the paper's other student.
+            solver=Solver.DDIM,
+            grid=(0, 16, 32, 48),
+            states=(StateKind.X_0_HAT,),
+        ),
+        student=replace(STUDENT, num_steps=3, mask=CAUSAL, history_blocks=6),
+        train=replace(TRAIN, iterations=15_000),
+        grid=(0, 16, 32, 48),
     ),
 }

@@ -23,6 +23,8 @@ class TeacherPreset:
     diffusion: Diffusion
     command: str
     """The `ard` command that makes its folder, without --out."""
+    prompts: str | None = None
+    """The `ard` command that encodes its prompts, without --out, for a teacher that reads text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,14 @@ class Published(NamedTuple):
     weights: StateDict
 
 
+class Brought(NamedTuple):
+    """A network as a folder brings it, and the tensors of it that are not used."""
+
+    network: TransformerConfig
+    weights: StateDict
+    dropped: tuple[str, ...]
+
+
 class Loaded(NamedTuple):
     """What a file holds: tensors, and the options of the training that wrote it, where it keeps them."""
 
@@ -79,7 +87,7 @@ def shape_of(tensors: StateDict, name: str, dimensions: int, where: Path) -> tup
 
 def check_positions(given: Tensor, network: TransformerConfig, where: Path) -> None:
     """InputError unless a stored position table is the fixed one that the network computes itself."""
-    fixed = sincos_positions(network.width, network.grid)
+    fixed = sincos_positions(network.width, network.grid, scale=network.position_scale)
     if given.numel() != fixed.numel() or not torch.allclose(given.float().view_as(fixed), fixed, rtol=0, atol=1e-3):
         raise InputError(
             f"{where}: pos_embed is not DiT's sine-cosine table of {network.grid} x {network.grid} patches"

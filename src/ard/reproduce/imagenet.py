@@ -163,7 +163,7 @@ def _workload(line: PaperRow, config: ImagenetConfig) -> Workload:
 
 def _collect_stage(config: ImagenetConfig) -> Stage:
     teacher = str(config.teacher_folder or "TEACHER")
-    words = [teacher if word == "OUT/teacher" else word for word in collect_arguments(NAME)]
+    words = [teacher if word == "OUT/teacher" else word for word in collect_arguments(NAME, PRESET)]
     return Stage("trajectories", (*words, *_words({"num": config.num_trajectories})))
 
 

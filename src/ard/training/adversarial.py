@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm, parametrize
 from torch.optim import AdamW
 
+from ard.condition import Condition, to_device
 from ard.datasets import load_data
 from ard.devices import autocast, send
 from ard.diffusion import Diffusion, DiffusionKind
@@ -24,7 +25,7 @@ from ard.losses import (
     regression_loss,
 )
 from ard.models.discriminator import DiscriminatorConfig, new_discriminator, teacher_features
-from ard.models.layers import Condition
+from ard.models.layers import Vector
 from ard.models.student import Student
 from ard.models.weights import StateDict
 from ard.sampling import sample
@@ -34,7 +35,7 @@ from ard.training.distill import Pass
 from ard.training.randomness import generator_for
 from ard.training.state import load_optimiser, optimiser_tensors, part
 from ard.trajectories.reader import TrajectoryReader
-from ard.types import Labels, Latents, Logits, Times, Tokens
+from ard.types import Latents, Logits, Times, Tokens
 
 
 class RealSource(StrEnum):
@@ -100,17 +101,17 @@ class AdversarialConfig:
 
 
 class Samples(NamedTuple):
-    """Images, or latents, with their labels."""
+    """Images, or latents, with what they show."""
 
     x: Latents
-    label: Labels
+    condition: Condition
 
 
 class Judged(NamedTuple):
     """What the heads read of some samples."""
 
     features: Sequence[Tokens]
-    condition: Condition
+    condition: Vector
 
 
 class Adversary:
@@ -146,7 +147,8 @@ class Adversary:
         with torch.set_grad_enabled(warm), autocast(self.device):
             x_hat = self._prediction(passed)
             image = x_hat.detach().requires_grad_(warm)
-            judged_real, judged_fake = self._judge(step, self.real_at(step, len(image)), Samples(image, passed.label))
+            fake = Samples(image, passed.condition)
+            judged_real, judged_fake = self._judge(step, self.real_at(step, len(image)), fake)
             self.discriminator.requires_grad_(False).eval()  # The student's step leaves the heads as they are.
             logits = self.discriminator(*judged_real), self.discriminator(*judged_fake)
             generator = generator_loss(*logits, form=config.adversarial_form)
@@ -214,8 +216,8 @@ class Adversary:
             case AdversarialHistory.TEACHER:
                 return passed.x_hat[:, -1]
             case AdversarialHistory.STUDENT:
-                rolled = sample(self.student, passed.inputs[:, 0], label=passed.label)[:, :-1]
-                return self.student(rolled, passed.label)[:, -1].float()
+                rolled = sample(self.student, passed.inputs[:, 0], condition=passed.condition)[:, :-1]
+                return self.student(rolled, passed.condition)[:, -1].float()
 
     def _judge(self, step: int, real: Samples, fake: Samples) -> tuple[Judged, Judged]:
         """Both through the frozen teacher, at the same times with noises of their own."""
@@ -226,13 +228,13 @@ class Adversary:
             noise = send(torch.randn(samples.x.shape, generator=generator), self.device)
             x = diffusion.add_noise(send(samples.x, self.device).float(), noise, t)
             # VP's clean time is none that its network has seen: the least noisy one stands for it.
-            time, label = diffusion.network_time(t).clamp(min=0), send(samples.label, self.device)
+            time, condition = diffusion.network_time(t).clamp(min=0), to_device(samples.condition, self.device)
             blocks = self.discriminator.blocks
-            judged.append(Judged(*teacher_features(self.teacher.network, x, time, label, blocks=blocks)))
+            judged.append(Judged(*teacher_features(self.teacher.network, x, time, condition, blocks=blocks)))
         return judged[0], judged[1]
 
     def _penalty(self, step: int, real: Judged, fake: Judged) -> Tensor:
-        def logits_of(condition: Condition) -> Callable[[Sequence[Tokens]], Logits]:
+        def logits_of(condition: Vector) -> Callable[[Sequence[Tokens]], Logits]:
             return lambda features: self.discriminator(features, condition)
 
         match self.config.penalty:
@@ -295,7 +297,7 @@ def real_samples(
         ids = torch.randint(length, (num,), generator=generator_for("real", seed, step))
         if images is None or labels is None:
             states, label = reader.read(ids)
-            return Samples(states[:, -1], label)
+            return Samples(states[:, -1], reader.condition(label))
         return Samples(images[ids], labels[ids])
 
     return real_at

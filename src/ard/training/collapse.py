@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ard.condition import Condition
 from ard.devices import send
 from ard.errors import InputError
 from ard.losses import AdversarialForm
@@ -70,11 +71,13 @@ class Probe:
     images: Latents
     """The teacher's from these noises."""
     labels: Labels
+    condition: Condition
+    """What the labels stand for."""
 
     @torch.no_grad()
     def diversity(self, student: Student) -> float:
         """The spread within labels of the student's own roll-outs, as a part of the teacher's: 1 is as diverse."""
-        made = sample(student, self.noise, label=self.labels)[:, -1]
+        made = sample(student, self.noise, condition=self.condition)[:, -1]
         spread, teachers = (within_label_spread(images, self.labels) for images in (made, self.images))
         return float((spread + 1e-6) / (teachers + 1e-6))  # 1 where no label has two images.
 
@@ -85,7 +88,8 @@ def probe_from(reader: TrajectoryReader, device: torch.device) -> Probe:
     ids = torch.cat([(reader.labels == label).nonzero().flatten()[:PER_LABEL] for label in labels])
     states, found = reader.read(ids)
     states = states.to(device).float()
-    return Probe(noise=states[:, 0], images=states[:, -1], labels=found.to(device))
+    condition = reader.condition(found).to(device)
+    return Probe(noise=states[:, 0], images=states[:, -1], labels=found.to(device), condition=condition)
 
 
 def require_diverse(diversity: float, *, step: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ard.condition import Condition, to_device
 from ard.config import later
 from ard.devices import autocast, send
 from ard.errors import InputError, require_at_least
@@ -21,7 +22,7 @@ from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import trained_parameters
 from ard.trajectories.ahead import ReadAhead
 from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
-from ard.types import Labels, States
+from ard.types import States
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Pass(NamedTuple):
     inputs: States
     x_hat: States
     targets: States
-    label: Labels
+    condition: Condition
 
 
 def distill_loss(
@@ -97,18 +98,19 @@ def student_pass(
 
     def pass_at(number: int) -> Pass:
         step, part = divmod(number, config.accumulate)
+        batch = batch_at(number)
         # The stored precision travels and is widened on the device.
-        states, label = (send(one, device) for one in batch_at(number))
-        states = states.float()
+        states = send(batch.states, device).float()
+        condition = to_device(reader.condition(batch.labels), device)
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)
         with autocast(device):
             if share > 0:
                 generator = generator_for("own", config.seed, step)
                 parts = (part, config.accumulate)
-                inputs = mix_in_own_history(student, inputs, label, share, generator, part_of=parts)
-            x_hat = student(inputs, label)
-        return Pass(inputs, x_hat.float(), targets, label)
+                inputs = mix_in_own_history(student, inputs, condition, share, generator, part_of=parts)
+            x_hat = student(inputs, condition)
+        return Pass(inputs, x_hat.float(), targets, condition)
 
     return pass_at
 
@@ -128,7 +130,7 @@ def stored_batches(reader: TrajectoryReader, config: TrainConfig, *, pin: bool) 
 def mix_in_own_history(
     student: Student,
     inputs: States,
-    label: Labels,
+    condition: Condition,
     share: float,
     generator: torch.Generator,
     *,
@@ -142,7 +144,7 @@ def mix_in_own_history(
     own = torch.rand(parts * len(inputs), generator=generator).chunk(parts)[part] < share
     if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
-    rolled = sample(student, inputs[:, 0], label=label)[:, :-1]
+    rolled = sample(student, inputs[:, 0], condition=condition)[:, :-1]
     return torch.where(send(own, inputs.device).view(-1, 1, 1, 1, 1), rolled, inputs)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ard.condition import Condition
 from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import remove_leftovers
@@ -20,11 +21,12 @@ from ard.models.student import StateKind
 from ard.processes import die_with_parent
 from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
+from ard.text import EncodedText, condition_of, open_referred, require_text
 from ard.trajectories.execution import Execution, executed, relative_error
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
 from ard.trajectories.reader import is_published
 from ard.trajectories.shards import open_shard, write_shard
-from ard.types import Labels, Latents
+from ard.types import Latents
 
 Progress = Callable[[int], None]  # Told how many trajectories have just been published.
 
@@ -47,7 +49,7 @@ def collect(folder: Path, manifest: Manifest, *, device: torch.device, workers: 
     finish(folder, manifest)
 
 
-def plan_store(
+def plan_store(  # noqa: PLR0913 they are the manifest's fields
     folder: Path,
     teacher_folder: Path,
     teacher: Teacher,
@@ -61,8 +63,10 @@ def plan_store(
     shard_size: int = 256,
     batch_size: int = 128,
     execution: Execution | None = None,
+    text: EncodedText | None = None,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
+    require_text(text, teacher.network.config, owner=teacher_folder)
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
     require_seed("seed", first_seed)
     require_seed(f"the last of {num} seeds from {first_seed} on", first_seed + num - 1)
@@ -81,6 +85,7 @@ def plan_store(
         shard_size=shard_size,
         batch_size=batch_size,
         execution=execution or Execution(),
+        text=None if text is None else text.reference(seen_from=folder),
     )
 
 
@@ -97,9 +102,10 @@ def with_measured_error(folder: Path, manifest: Manifest, *, device: torch.devic
         if stored.x_0_error is not None:
             return replace(manifest, x_0_error=stored.x_0_error)
     place = manifest.teacher.folder(folder)
-    noise, label = _starts(manifest, manifest.seeds(0)[: manifest.batch_size], device)
+    seeds = manifest.seeds(0)[: manifest.batch_size]
+    noise, condition = _starts(manifest, seeds, _text_of(manifest, folder), device)
     eager, other = load_teacher(place, device), _load_once(place, device, manifest.execution)
-    error = relative_error(eager, other, noise, label, ode=manifest.ode)
+    error = relative_error(eager, other, noise, condition, ode=manifest.ode)
     if not math.isfinite(error):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number images")
     return replace(manifest, x_0_error=float(f"{error:.3g}"))
@@ -151,8 +157,8 @@ def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.dev
     if device.type == "cpu":
         torch.set_num_threads(1)
     teacher = _load_once(manifest.teacher.folder(folder), device, manifest.execution)
-    seeds, size = manifest.seeds(shard), manifest.batch_size
-    batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
+    text, seeds, size = _text_of(manifest, folder), manifest.seeds(shard), manifest.batch_size
+    batches = [_solve(teacher, manifest, seeds[i : i + size], text, device) for i in range(0, len(seeds), size)]
     return _shard_tensors(manifest, seeds, batches)
 
 
@@ -162,27 +168,31 @@ def _publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Te
     return manifest.rows(shard)
 
 
-def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
+def _solve(
+    teacher: Teacher, manifest: Manifest, seeds: range, text: EncodedText | None, device: torch.device
+) -> Solution:
     """One batch of trajectories, on the CPU; InputError when the teacher yields something that is no number."""
-    noise, label = _starts(manifest, seeds, device)
-    solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
+    noise, condition = _starts(manifest, seeds, text, device)
+    solution = solve_pf_ode(teacher, noise, condition, ode=manifest.ode, kept=manifest.kept)
     stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
     if not all(states.isfinite().all() for states in stored):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
     return stored
 
 
-def _starts(manifest: Manifest, seeds: range, device: torch.device) -> tuple[Latents, Labels]:
-    """The noise and the label of each seed."""
+def _starts(
+    manifest: Manifest, seeds: range, text: EncodedText | None, device: torch.device
+) -> tuple[Latents, Condition]:
+    """The noise and the condition of each seed."""
     channels, height, width = manifest.shape
-    label = torch.tensor(seeds, device=device) % manifest.num_classes
-    return noise_for_seeds(seeds, (channels, height, width)).to(device), label
+    condition = condition_of(text, torch.tensor(seeds) % manifest.num_conditions)
+    return noise_for_seeds(seeds, (channels, height, width)).to(device), condition.to(device)
 
 
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
     tensors = {str(state): torch.cat([getattr(batch, state) for batch in batches]) for state in manifest.states}
     seed = torch.tensor(seeds)
-    return {**tensors, "seed": seed, "label": seed % manifest.num_classes}
+    return {**tensors, "seed": seed, "label": seed % manifest.num_conditions}
 
 
 def _share_out(
@@ -204,3 +214,11 @@ def _share_out(
 @functools.lru_cache(maxsize=1)
 def _load_once(folder: Path, device: torch.device, execution: Execution) -> Teacher:
     return executed(load_teacher(folder, device), execution)
+
+
+def _text_of(manifest: Manifest, folder: Path) -> EncodedText | None:
+    """The prompts of a store in `folder`; None where its teacher reads none."""
+    return _open_once(manifest.text, folder) if manifest.text else None
+
+
+_open_once = functools.lru_cache(maxsize=1)(open_referred)

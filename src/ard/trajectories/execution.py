@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ard.condition import Condition, Prompts
 from ard.config import later
 from ard.devices import Precision, require_compiler
 from ard.graphs import captured
 from ard.models.transformer import Backbone
 from ard.teacher import Ode, Teacher, solve_pf_ode
-from ard.types import Labels, Latents
+from ard.types import Latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,11 @@ def executed(teacher: Teacher, execution: Execution) -> Teacher:
     return replace(teacher, network=_compiled(network) if execution.compile else network)
 
 
-def relative_error(teacher: Teacher, other: Teacher, noise: Latents, label: Labels, *, ode: Ode) -> float:
+def relative_error(teacher: Teacher, other: Teacher, noise: Latents, condition: Condition, *, ode: Ode) -> float:
     """How far `other`'s images are from `teacher`'s, from the same noises: the norm of their difference by theirs."""
     image, other_image = (
-        solve_pf_ode(one, noise, label, ode=ode, kept=(ode.num_teacher_steps,)).x_t[:, -1] for one in (teacher, other)
+        solve_pf_ode(one, noise, condition, ode=ode, kept=(ode.num_teacher_steps,)).x_t[:, -1]
+        for one in (teacher, other)
     )
     return float((other_image - image).norm() / image.norm())
 
@@ -53,17 +55,18 @@ def _compiled(network: Backbone) -> Backbone:
 
 
 class Graphed:
-    """`function` of tensors, on CUDA captured as a graph for each of their shapes; elsewhere it is just called."""
+    """`function`, on CUDA captured as a graph for each of its tensors' shapes; elsewhere, or of text, just called."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
         self._graphs: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor | Prompts) -> Tensor:
         """What `function` returns. A batch with and without guidance, and a short last one, have a graph each."""
-        if inputs[0].device.type != "cuda":
+        tensors = [one for one in inputs if isinstance(one, Tensor)]
+        if tensors[0].device.type != "cuda" or len(tensors) < len(inputs):
             return self.function(*inputs)
-        shapes = tuple(one.shape for one in inputs)
+        shapes = tuple(one.shape for one in tensors)
         if shapes not in self._graphs:
-            self._graphs[shapes] = captured(self.function, *inputs)
-        return self._graphs[shapes](*inputs)
+            self._graphs[shapes] = captured(self.function, *tensors)
+        return self._graphs[shapes](*tensors)

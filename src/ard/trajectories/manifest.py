@@ -9,11 +9,12 @@ from ard.errors import InputError
 from ard.files import read_json, write_json
 from ard.models.student import StateKind
 from ard.teacher import Ode, TeacherRef
+from ard.text import TextRef
 from ard.timegrid import check_indices, uniform_indices
 from ard.trajectories.execution import Execution
 
 SCHEMA = 1
-_FREE = frozenset({"num", "teacher.path", "x_0_error"})  # A store may grow or move, and another machine measure.
+_FREE = frozenset({"num", "teacher.path", "text.path", "x_0_error"})  # A store may grow or move; x_0_error is measured.
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -33,13 +34,20 @@ class Manifest:
     num_classes: int
     first_seed: int
     num: int
-    """How many trajectories; trajectory i has the seed first_seed + i and the label seed mod num_classes."""
+    """How many trajectories; trajectory i has the seed first_seed + i and the label seed mod num_conditions."""
     shard_size: int
     batch_size: int
     execution: Execution = later(Execution())
     x_0_error: float | None = later(None)
     """Of the first batch's images as `execution` makes them, relative to those of eager float32; None where it is
     that."""
+    text: TextRef | None = later(None)
+    """The prompts of a teacher that reads text; a label is then a prompt's number."""
+
+    @property
+    def num_conditions(self) -> int:
+        """How many classes or prompts there are."""
+        return self.text.num if self.text else self.num_classes
 
     @property
     def num_shards(self) -> int:

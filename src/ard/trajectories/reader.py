@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ard.condition import Condition
 from ard.errors import InputError
 from ard.models.student import StateKind
+from ard.text import condition_of, open_referred
 from ard.trajectories.manifest import Manifest, load_manifest, shard_name
 from ard.trajectories.shards import REPAIR, Shard, open_shard
 from ard.types import Labels, Trajectory
 
 
 class TrajectoryBatch(NamedTuple):
-    """Some trajectories in one kind of state, noise first, with their labels."""
+    """Some trajectories in one kind of state, noise first, with their labels: classes, or the numbers of prompts."""
 
     states: Trajectory
     labels: Labels
@@ -36,6 +38,7 @@ class TrajectoryReader:
         if len(checksums) != self.manifest.num_shards:
             raise InputError(f"{folder} is incomplete; run the same ard collect command again")
         self.shards = [_checked(folder, self.manifest, shard, checksums) for shard in range(self.manifest.num_shards)]
+        self.text = open_referred(self.manifest.text, folder) if self.manifest.text else None
         self._maps = [shard.map(state) for shard in self.shards]
 
     def __len__(self) -> int:
@@ -50,6 +53,10 @@ class TrajectoryReader:
     def labels(self) -> Labels:
         """Every trajectory's label."""
         return torch.cat([shard.read("label") for shard in self.shards])
+
+    def condition(self, labels: Labels) -> Condition:
+        """What the trajectories with these labels show, as networks take it, on the CPU."""
+        return condition_of(self.text, labels)
 
     def read(self, ids: Tensor) -> TrajectoryBatch:
         """The trajectories `ids`, in that order and in the stored precision."""

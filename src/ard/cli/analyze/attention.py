@@ -9,6 +9,7 @@ import torch
 from ard.analysis.attention import mean_shares, share_rows, shares_figure, shares_summary
 from ard.analysis.rows import write_csv
 from ard.cli.options import print_plan
+from ard.condition import Condition
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
 from ard.figures import require_matplotlib
@@ -16,8 +17,9 @@ from ard.files import write_atomically, write_json
 from ard.models.student import Student
 from ard.progress import progress_bar
 from ard.references import EVALUATION_SEED
-from ard.students import StudentCard, load_card, load_student
+from ard.students import StudentCard, find_text, load_card, load_student
 from ard.teacher import noise_for_seeds
+from ard.text import condition_of, num_conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +65,9 @@ class Attention:
         rows = []
         for folder, picture in zip(self.student, pictures, strict=True):
             student, card = load_student(folder, device)
-            noise, label = _noises(card, self.num)
+            noise, condition = _noises(folder, card, self.num)
             with progress_bar(self.num, folder.name, unit="img") as bar:
-                shares = mean_shares(student, noise, label, batch_size=self.batch_size, progress=bar.update)
+                shares = mean_shares(student, noise, condition, batch_size=self.batch_size, progress=bar.update)
             rows += share_rows(str(folder), student, shares)
             write_atomically(picture, shares_figure(_title(folder, student), student, shares).encode())
             print(f"{_title(folder, student)}: mean share over the layers that read the history, {self.num} images")
@@ -87,11 +89,12 @@ class Attention:
         return [self.out / name for name in names]
 
 
-def _noises(card: StudentCard, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The noises and labels that ard evaluate starts from."""
+def _noises(folder: Path, card: StudentCard, num: int) -> tuple[torch.Tensor, Condition]:
+    """The noises and conditions that ard evaluate starts from."""
     network, seeds = card.network, range(EVALUATION_SEED, EVALUATION_SEED + num)
     noise = noise_for_seeds(seeds, (network.channels, network.latent_size, network.latent_size))
-    return noise, torch.tensor(seeds) % network.num_classes
+    text = find_text(None, card, folder)
+    return noise, condition_of(text, torch.tensor(seeds) % num_conditions(text, network))
 
 
 def _title(folder: Path, student: Student) -> str:

@@ -57,7 +57,10 @@ def named_network(model: str) -> TransformerConfig:
     """The network of a name such as DiT-XL/2 on its usual data, or of a teacher's folder."""
     if re.fullmatch(r"[^/]+/[0-9]+", model):
         return usual_network(model)
-    return load_teacher_card(Path(model)).network
+    network = load_teacher_card(Path(model)).network
+    if network.text:
+        raise InputError(f"--model {model} reads text; the benchmarks time networks with classes only")
+    return network
 
 
 def parse_batches(text: str) -> list[int]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from ard.errors import InputError
-from ard.evaluation.features.huggingface import load_pretrained, pretrained_facts
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -15,6 +14,7 @@ from ard.evaluation.features.network import (
     normalise,
     without_tf32,
 )
+from ard.models.huggingface import load_pretrained, pretrained_facts
 from ard.pictures import Pixels
 
 SIZE = 336
@@ -30,6 +30,7 @@ def load_clip(folder: Path, device: torch.device) -> FeatureNetwork:
         choose=lambda package: package.CLIPVisionModelWithProjection,
         kinds=("clip", "clip_vision_model"),
         option="--clip",
+        extra="eval",
         device=device,
     )
     if model.config.image_size != SIZE:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ard.errors import InputError
-from ard.evaluation.features.huggingface import load_pretrained, pretrained_facts
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -19,6 +18,7 @@ from ard.evaluation.features.network import (
     normalise,
     without_tf32,
 )
+from ard.models.huggingface import load_pretrained, pretrained_facts
 from ard.pictures import Pixels
 
 SIZE = 224
@@ -30,7 +30,12 @@ PUBLISHED_WIDTH = 1024  # ViT-L/14, facebook/dinov2-large, on which FD-DINOv2 is
 def load_dinov2(folder: Path, device: torch.device) -> FeatureNetwork:
     """The network in a local folder such as that of facebook/dinov2-large."""
     model = load_pretrained(
-        folder, choose=lambda package: package.Dinov2Model, kinds=("dinov2",), option="--dinov2", device=device
+        folder,
+        choose=lambda package: package.Dinov2Model,
+        kinds=("dinov2",),
+        option="--dinov2",
+        extra="eval",
+        device=device,
     )
     grid = SIZE // _patch_size(model, folder)
     model.embeddings.position_embeddings = nn.Parameter(

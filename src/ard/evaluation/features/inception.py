@@ -20,9 +20,9 @@ from ard.evaluation.features.network import (
     FeatureNetwork,
     FeatureRows,
     channels_first,
-    sha256_of,
     without_tf32,
 )
+from ard.files import sha256_of
 from ard.models.weights import StateDict, read_weights
 from ard.pictures import Pixels
 

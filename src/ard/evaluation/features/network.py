@@ -1,11 +1,9 @@
 """What a feature network is: uint8 pictures in, named features out, and the facts that make its numbers checkable."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,13 +68,3 @@ def without_tf32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def sha256_of(*paths: Path) -> str:
-    """The SHA-256 of files, one after the other; of a single file it is what `sha256sum` prints."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

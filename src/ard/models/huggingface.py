@@ -9,21 +9,31 @@ import torch
 from safetensors import SafetensorError
 
 from ard.errors import InputError, MissingExtraError
-from ard.evaluation.features.network import sha256_of
-from ard.files import read_json
+from ard.files import read_json, sha256_of
+
+SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
 
 
 def load_pretrained(
-    folder: Path, *, choose: Callable[[Any], Any], kinds: tuple[str, ...], option: str, device: torch.device
+    folder: Path,
+    *,
+    choose: Callable[[Any], Any],
+    kinds: tuple[str, ...],
+    option: str,
+    extra: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """The network in `folder`, float32, in evaluation mode; `choose` picks its class from the package.
+    """The network in `folder`, in evaluation mode; `choose` picks its class from the package.
 
-    `kinds` are the model types that config.json may name, `option` is what the user gave the folder with. InputError
-    when the folder is not there, holds another network, or lacks a tensor (which would be drawn at random).
+    `kinds` are the model types that config.json may name, `option` is what the user gave the folder with, `extra` what
+    installs the package. InputError when the folder is not there, holds another network, or lacks a tensor (which would
+    be drawn at random).
     """
-    _check(folder, kinds, option)
+    check_pretrained(folder, kinds, option)
+    network = choose(_transformers(extra))
     try:
-        model, found = choose(_transformers()).from_pretrained(
+        model, found = network.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -36,7 +46,7 @@ def load_pretrained(
     if wrong:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{folder} lacks {names}, or has it in another shape; give {option} a whole folder")
-    return model.float().eval().requires_grad_(False).to(device)
+    return model.to(dtype).eval().requires_grad_(False).to(device)
 
 
 def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]:
@@ -50,7 +60,24 @@ def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]
     }
 
 
-def _check(folder: Path, kinds: tuple[str, ...], option: str) -> None:
+def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
+    """The tokenizer in `folder`; InputError when there is none that can be read, or when it needs a package more."""
+    package = _transformers(extra)
+    if (folder / SENTENCEPIECE).is_file() and not (folder / "tokenizer.json").is_file():
+        for name, is_there in (
+            ("sentencepiece", package.utils.is_sentencepiece_available()),
+            ("protobuf", package.utils.is_protobuf_available()),
+        ):
+            if not is_there:  # It would be taken for a file of another kind, and that told.
+                raise MissingExtraError(name, extra)
+    try:
+        return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder} has no tokenizer: {_first_line(error)}; give {option} a whole folder") from None
+
+
+def check_pretrained(folder: Path, kinds: tuple[str, ...], option: str) -> None:
+    """InputError unless `folder` holds safetensors weights of one of the model types `kinds`."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no Hugging Face folder: it has no config.json; {option} takes a local folder")
     kind = read_json(folder / "config.json").get("model_type")
@@ -60,13 +87,13 @@ def _check(folder: Path, kinds: tuple[str, ...], option: str) -> None:
         raise InputError(f"{folder} has no *.safetensors, and other weights are not read; convert them for {option}")
 
 
-def _transformers() -> Any:
+def _transformers(extra: str) -> Any:
     """The package, told to stay offline before it is read for the first time."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import transformers
     except ImportError:
-        raise MissingExtraError("transformers", "eval") from None
+        raise MissingExtraError("transformers", extra) from None
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers

@@ -1,0 +1,64 @@
+"""ard text encode: prompts to what a text encoder makes of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ard.cli.options import print_plan
+from ard.devices import DeviceName, resolve_device
+from ard.models.text_encoder import EncoderPrecision, find_text_encoder, text_encoder
+from ard.progress import progress_bar
+from ard.prompts import read_prompts
+from ard.text import TextManifest, encode_prompts, is_encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncode:
+    """Encode prompts once, for teachers and students that read text.
+
+    The other commands take the folder with --text and need no encoder. Each different prompt is kept under its hash,
+    in bfloat16 and without padding, and the empty prompt, which guidance needs, with them. A killed run goes on with
+    the same command. For instance:
+
+        ard text encode --prompts prompts.txt --encoder PixArt-Sigma-XL-2-1024-MS --out runs/text
+        ard text encode --prompts captions.jsonl --encoder t5-v1_1-xxl --max-tokens 120 --out runs/text
+    """
+
+    prompts: Path
+    """A .txt with a prompt per line; a .jsonl whose objects have a prompt, text or caption; or the folder of a Hugging
+    Face data set with such a column, as save_to_disk writes it."""
+    encoder: Path
+    """A PixArt pipeline's folder, or a local folder with a T5 and its tokenizer, as Hugging Face saves them."""
+    out: Path
+    """Folder of the encoded prompts."""
+    max_tokens: int | None = None
+    """Longer prompts are cut to so many tokens. None: what the pipeline reads, 120 for PixArt-alpha, 300 for -Sigma."""
+    precision: EncoderPrecision = "float32"
+    """What the encoder computes with; bfloat16 needs half the memory."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    dry_run: bool = False
+    """Print the resolved configuration and do nothing."""
+
+    def run(self) -> None:
+        """Encode and publish."""
+        prompts = read_prompts(self.prompts)
+        card = find_text_encoder(self.encoder, max_tokens=self.max_tokens, precision=self.precision)
+        device = resolve_device(self.device)
+        manifest = TextManifest(
+            encoder=card.identity(),
+            source=self.encoder.resolve().name,
+            width=card.width,
+            max_tokens=card.max_tokens,
+            prompts=prompts,
+        )
+        told = f"{len(prompts)} prompts, {len(manifest.different()) - 1} different ones"
+        if self.dry_run:
+            return print_plan({"encoder": card, "prompts": told, "device": str(device), "out": self.out})
+        if is_encoded(self.out, manifest):
+            return print(f"text {self.out} is there already: {told}")
+        with (
+            text_encoder(card, device) as encode,
+            progress_bar(len(manifest.different()), "text encode", unit="prompt") as bar,
+        ):
+            encode_prompts(self.out, manifest, encode, progress=bar.update)
+        print(f"text {self.out}: {told}, at most {card.max_tokens} tokens each")

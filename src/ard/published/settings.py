@@ -1,0 +1,26 @@
+"""The JSON settings that diffusers keeps with its models: the fields that are read, each checked."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ard.config import from_plain, to_plain
+from ard.errors import InputError
+from ard.files import read_json
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(cls: type[Settings], path: Path, class_names: tuple[str, ...]) -> Settings:
+    """The fields of `cls` in a JSON file of diffusers; InputError for another class and for what is not supported."""
+    plain = read_json(path)
+    require(f"{path}: _class_name", plain.get("_class_name"), class_names)
+    known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
+    given = {name: plain[name] for name in known if name in plain}
+    return from_plain(cls, {**to_plain(cls()), **given}, where=str(path))
+
+
+def require(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """InputError unless `value` is one of the allowed ones."""
+    if value not in allowed:
+        raise InputError(f"{name} is {value}; allowed: {', '.join(map(str, allowed))}")

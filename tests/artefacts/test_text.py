@@ -1,0 +1,543 @@
+"""Text from prompts to pictures: files of prompts, encoded prompts, a teacher and a student that read them."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ard.errors import InputError, MissingExtraError
+from ard.evaluation.images import LabelSampling, open_student
+from ard.models.student import StateKind
+from ard.models.text_encoder import find_text_encoder, text_encoder
+from ard.models.transformer import Transformer
+from ard.prompts import MAX_CHARACTERS, read_prompts
+from ard.sampling import sample
+from ard.students import load_card, load_student
+from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
+from ard.text import EncodedText, TextManifest, encode_prompts, text_hash
+from ard.trajectories.manifest import load_manifest
+from ard.trajectories.reader import TrajectoryReader
+
+Made = Callable[..., str]
+Refused = Callable[..., str]
+CPU = torch.device("cpu")
+WORDS = ("a", "red", "blue", "cat", "dog", "sits", "on", "the", "mat")
+PROMPTS = ("A red cat", "a blue dog sits on the mat", "the mat ", "a red cat")
+WIDTH = 10
+
+
+def save_encoder(encoder: Path, tokenizer: Path, *, seed: int = 0) -> None:
+    """A tiny random T5 and a tokenizer of whole words that ends every text, as transformers saves them."""
+    import tokenizers
+    import transformers
+
+    vocabulary = {word: number for number, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    marks = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **marks)
+    fast.save_pretrained(tokenizer)
+    torch.manual_seed(seed)
+    shape = {"d_model": WIDTH, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=len(vocabulary), feed_forward_proj="gated-gelu", **shape)
+    transformers.T5EncoderModel(config).save_pretrained(encoder)
+
+
+@torch.no_grad()
+def save_transformer(folder: Path, **changes: Any) -> None:
+    import diffusers
+
+    shape = {"num_attention_heads": 2, "attention_head_dim": 12, "cross_attention_dim": 24, "num_layers": 2}
+    shape |= {"sample_size": 8, "patch_size": 4, "caption_channels": WIDTH}
+    network = diffusers.PixArtTransformer2DModel(**{**shape, **changes})
+    generator = torch.Generator().manual_seed(5)
+    for parameter in network.parameters():
+        scale = 0.7 / math.sqrt(parameter.shape[1]) if parameter.ndim == 2 else 0.1
+        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    network.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, autoencoder_folder: Path) -> Path:
+    """A PixArtAlphaPipeline with everything in it, random. Tests leave it as it is."""
+    import diffusers
+
+    folder = tmp_path_factory.mktemp("pixart")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "PixArtAlphaPipeline"}))
+    save_encoder(folder / "text_encoder", folder / "tokenizer")
+    save_transformer(folder / "transformer")
+    diffusers.DPMSolverMultistepScheduler().save_pretrained(folder / "scheduler")
+    shutil.copytree(autoencoder_folder, folder / "vae")
+    return folder
+
+
+COLLECT = ["--num", 9, "--num-teacher-steps", 4, "--num-steps", 2, "--batch-size", 4, "--shard-size", 4]
+COLLECT += ["--cfg-scale", 4.5, "--dtype", "float32", "--device", "cpu"]
+TRAINING = ["--iterations", 3, "--batch-size", 4, "--warmup", 0, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory, pipeline: Path, made: Made) -> Path:
+    """A folder with prompts.txt, text, teacher, store and student."""
+    root = tmp_path_factory.mktemp("text")
+    (root / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    words = ["text", "encode", "--prompts", root / "prompts.txt", "--encoder", pipeline, "--device", "cpu"]
+    made(*words, "--out", root / "text")
+    assert "text of width 10" in made("teacher", "import", pipeline, "--out", root / "teacher")
+    words = ["collect", "--teacher", root / "teacher", "--text", root / "text", "--workers", 1, *COLLECT]
+    made(*words, "--out", root / "store")
+    made("distill", "--trajectories", root / "store", "--out", root / "student", *TRAINING)
+    return root
+
+
+@pytest.fixture
+def root(originals: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(originals, tmp_path / "made"))
+
+
+@pytest.fixture
+def prompts(root: Path) -> Path:
+    return root / "prompts.txt"
+
+
+@pytest.fixture
+def encode_options(prompts: Path, pipeline: Path) -> list[object]:
+    return ["text", "encode", "--prompts", prompts, "--encoder", pipeline, "--device", "cpu"]
+
+
+@pytest.fixture
+def text(root: Path) -> Path:
+    """The prompts, encoded."""
+    return root / "text"
+
+
+class TestPrompts:
+    """Where prompts come from."""
+
+    def test_a_text_file_has_one_per_line(self, prompts: Path) -> None:
+        assert read_prompts(prompts) == PROMPTS
+        prompts.write_bytes("erster\r\nzwölf".encode())
+        assert read_prompts(prompts) == ("erster", "zwölf")
+
+    @pytest.mark.parametrize("key", ["prompt", "text", "caption"])
+    def test_json_lines_have_it_under_a_key(self, key: str, tmp_path: Path) -> None:
+        lines = [json.dumps({key: prompt, "other": 1}) for prompt in PROMPTS]
+        (tmp_path / "p.jsonl").write_text("\n".join(lines))
+        assert read_prompts(tmp_path / "p.jsonl") == PROMPTS
+
+    def test_the_first_key_wins(self, tmp_path: Path) -> None:
+        (tmp_path / "p.jsonl").write_text(json.dumps({"caption": "no", "prompt": "yes"}))
+        assert read_prompts(tmp_path / "p.jsonl") == ("yes",)
+
+    def test_a_data_set_on_disk_has_a_column(self, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets")
+        found = datasets.Dataset.from_dict({"image": [1, 2, 3, 4], "caption": list(PROMPTS)})
+        found.save_to_disk(str(tmp_path / "set"))
+        assert read_prompts(tmp_path / "set") == PROMPTS
+        datasets.DatasetDict({"train": found}).save_to_disk(str(tmp_path / "splits"))
+        with pytest.raises(InputError, match=r"several splits; name the folder of one of them: .*splits/train"):
+            read_prompts(tmp_path / "splits")
+        found.remove_columns("caption").save_to_disk(str(tmp_path / "none"))
+        with pytest.raises(InputError, match="has the columns image; one called prompt, text or caption is needed"):
+            read_prompts(tmp_path / "none")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            ("p.txt", "a cat\n\na dog\n", r"p\.txt, line 2, is empty"),
+            ("p.txt", "a cat\n  \n", r"p\.txt, line 2, is empty"),
+            ("p.txt", "", r"p\.txt holds no prompts"),
+            ("p.txt", "a cat\n" + "x" * 10_000, rf"line 2, has 10000 characters; at most {MAX_CHARACTERS}"),
+            ("p.jsonl", '{"prompt": "a cat"}\n{"image": 3}', r"line 2, has no text under prompt, text or caption"),
+            ("p.jsonl", '{"prompt": 3}', r"line 1, has no text under"),
+            ("p.jsonl", "a cat", r"line 1, is not JSON"),
+            ("p.csv", "a cat", r"ends in \.csv; allowed: \.txt"),
+            ("missing.txt", None, r"missing\.txt does not exist"),
+        ],
+    )
+    def test_what_holds_no_prompts_is_refused_and_the_line_named(
+        self, name: str, content: str | None, words: str, tmp_path: Path
+    ) -> None:
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=words):
+            read_prompts(tmp_path / name)
+
+    def test_a_folder_that_is_no_data_set_and_bytes_that_are_no_text_are_refused(self, tmp_path: Path) -> None:
+        pytest.importorskip("datasets")
+        with pytest.raises(InputError, match="is no data set that datasets saved to disk"):
+            read_prompts(tmp_path)
+        (tmp_path / "p.txt").write_bytes(b"\xff\xfe")
+        with pytest.raises(InputError, match="is no text in UTF-8"):
+            read_prompts(tmp_path / "p.txt")
+
+
+def encoded_by_transformers(folder: Path, prompt: str, *, max_length: int = 120) -> tuple[Tensor, Tensor]:
+    """T5's output for a prompt padded to the full length, as PixArt's pipelines call it, and the mask."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
+    model = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").eval()
+    given = tokenizer(
+        [prompt.lower().strip()], padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        return model(given.input_ids, attention_mask=given.attention_mask)[0][0], given.attention_mask[0].bool()
+
+
+class TestEncode:
+    """ard text encode."""
+
+    def test_it_keeps_what_pixarts_pipelines_read(self, text: Path, pipeline: Path) -> None:
+        opened = EncodedText(text)
+        given = opened.condition(torch.tensor([1, 0, 3, 2]))
+        assert (len(opened), len(given)) == (4, 4)
+        for row, prompt in enumerate([PROMPTS[1], PROMPTS[0], PROMPTS[3], PROMPTS[2]]):
+            wanted, mask = encoded_by_transformers(pipeline, prompt)
+            ours = given.tokens[row][given.mask[row]]
+            assert ours.dtype is torch.bfloat16
+            torch.testing.assert_close(ours.float(), wanted[mask], rtol=2**-8, atol=1e-6)
+        wanted, mask = encoded_by_transformers(pipeline, "")
+        torch.testing.assert_close(given.null.float(), wanted[mask], rtol=2**-8, atol=1e-6)
+        assert given.mask.shape == (4, 120)
+
+    def test_each_different_prompt_is_kept_once_under_its_hash_without_padding(self, text: Path) -> None:
+        tensors = load_file(text / "text-000000.safetensors")
+        lengths = {text_hash(prompt): count for prompt, count in {"": 1, "a red cat": 4, "the mat": 3}.items()}
+        lengths[text_hash("a blue dog sits on the mat")] = 8
+        assert {name: len(tensor) for name, tensor in tensors.items()} == lengths
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+    def test_a_prompt_is_cut_to_the_tokens_that_are_read(
+        self, encode_options: list[object], tmp_path: Path, made: Made
+    ) -> None:
+        made(*encode_options, "--max-tokens", 3, "--out", tmp_path / "short")
+        given = EncodedText(tmp_path / "short").condition(torch.arange(4))
+        assert given.mask.sum(1).tolist() == [3, 3, 3, 3]
+
+    def test_the_same_command_again_says_that_it_is_there(
+        self, encode_options: list[object], text: Path, made: Made, contents: Callable[[Path], dict[str, bytes]]
+    ) -> None:
+        before = contents(text)
+        assert "is there already: 4 prompts, 3 different ones" in made(*encode_options, "--out", text)
+        assert contents(text) == before
+
+    def test_a_killed_run_goes_on_to_the_same_bits(
+        self, tmp_path: Path, pipeline: Path, made: Made, killed: Callable[..., None], contents: Any
+    ) -> None:
+        path = tmp_path / "many.txt"
+        path.write_text("\n".join(f"a cat {word} {other}" for word in WORDS for other in WORDS))
+        words = ["text", "encode", "--prompts", path, "--encoder", pipeline, "--device", "cpu", "--out"]
+        made(*words, tmp_path / "whole")
+        killed(["os.fsync:5"], *words, tmp_path / "parts")  # Two for the list, two for the first file.
+        assert (tmp_path / "parts/text-000000.safetensors").exists()
+        with pytest.raises(InputError, match="run the same ard text encode command again"):
+            EncodedText(tmp_path / "parts")
+        made(*words, tmp_path / "parts")
+        assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+        assert len(contents(tmp_path / "parts")) == 3
+
+    def test_only_what_is_missing_or_damaged_is_encoded(self, text: Path) -> None:
+        asked: list[list[str]] = []
+        before = (text / "text-000000.safetensors").read_bytes()
+        (text / "text-000000.safetensors").write_bytes(before[:100])
+        opened = TextManifest(**json_without_schema(text / "text.json"))
+
+        def encode(texts: Any) -> list[Tensor]:
+            asked.append(list(texts))
+            return [torch.zeros(1, WIDTH, dtype=torch.bfloat16) for _ in texts]
+
+        encode_prompts(text, opened, encode, progress=lambda _: None)
+        encode_prompts(text, opened, encode, progress=lambda _: None)
+        assert asked == [["", "a red cat", "a blue dog sits on the mat", "the mat"]]
+        change(text / "text.json", prompts=["a cat"])
+        encode_prompts(text, dataclasses.replace(opened, prompts=("a cat",)), encode, progress=lambda _: None)
+        assert asked[1:] == [["", "a cat"]]
+
+    def test_the_encoder_is_freed_at_the_end(self, pipeline: Path) -> None:
+        card = find_text_encoder(pipeline, max_tokens=None, precision="float32")
+        assert card.max_tokens == 120
+        with text_encoder(card, CPU) as encode:
+            assert encode(["a cat"])[0].shape == (3, WIDTH)
+        with pytest.raises(RuntimeError, match="meta"):
+            encode(["a cat"])
+
+    def test_bits_do_not_depend_on_the_prompts_of_other_groups(self, pipeline: Path) -> None:
+        texts = [f"a {word}" for word in WORDS * 4]
+        with text_encoder(find_text_encoder(pipeline, max_tokens=None, precision="float32"), CPU) as encode:
+            whole, part = encode(texts), encode(texts[16:])
+        assert all(torch.equal(one, other) for one, other in zip(whole[16:], part, strict=True))
+
+    def test_a_folder_with_other_prompts_or_another_encoder_is_left_alone(
+        self, encode_options: list[object], text: Path, prompts: Path, tmp_path: Path, refused: Refused
+    ) -> None:
+        other = tmp_path / "other"
+        save_encoder(other, other, seed=1)
+        words = ["--encoder", other, "--max-tokens", 120, "--out", text]
+        assert "holds text of another encoder" in refused(*encode_options, *words)
+        assert "holds text of another encoder" in refused(*encode_options, "--max-tokens", 60, "--out", text)
+        prompts.write_text("a cat\n")
+        assert "holds 4 other prompts" in refused(*encode_options, "--out", text)
+        assert "holds other files and no text.json" in refused(*encode_options, "--out", other)
+
+    def test_a_full_disk_is_told_in_one_line_and_the_command_goes_on_later(
+        self,
+        encode_options: list[object],
+        tmp_path: Path,
+        refused: Refused,
+        made: Made,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(_descriptor: int) -> None:
+            raise OSError(28, os.strerror(28))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            assert "No space left on device" in refused(*encode_options, "--out", tmp_path / "text")
+        made(*encode_options, "--out", tmp_path / "text")
+        assert len(EncodedText(tmp_path / "text")) == 4
+
+    @pytest.mark.parametrize(
+        ("spoil", "words"),
+        [
+            (lambda folder: change(folder / "text_encoder/config.json", model_type="bert"), "holds a bert; --encoder"),
+            (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer does not exist"),
+            (
+                lambda folder: change(folder / "model_index.json", _class_name="Other"),
+                "add --max-tokens, 120 for PixArt",
+            ),
+            (lambda folder: shrink(folder / "text_encoder/model.safetensors"), "lacks encoder."),
+            (lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{}"), "has no tokenizer: "),
+        ],
+    )
+    def test_an_encoder_that_cannot_be_used_is_refused(
+        self,
+        spoil: Callable[[Path], object],
+        words: str,
+        prompts: Path,
+        pipeline: Path,
+        tmp_path: Path,
+        refused: Refused,
+    ) -> None:
+        parts = ("model_index.json", "text_encoder", "tokenizer")
+        folder = tmp_path / "pipeline"
+        shutil.copytree(pipeline, folder, ignore=lambda _, names: [name for name in names if name in TOP - {*parts}])
+        spoil(folder)
+        line = refused("text", "encode", "--prompts", prompts, "--encoder", folder, "--out", tmp_path / "new")
+        assert words in line
+
+    @pytest.mark.parametrize("missing", ["sentencepiece", "protobuf"])
+    def test_a_vocabulary_that_needs_another_package_says_which(
+        self, missing: str, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import transformers
+
+        for name in ("sentencepiece", "protobuf"):
+            monkeypatch.setattr(transformers.utils, f"is_{name}_available", lambda name=name: name != missing)
+        (tmp_path / "spiece.model").write_bytes(b"")
+        card = find_text_encoder(pipeline, max_tokens=None, precision="float32")
+        with (
+            pytest.raises(MissingExtraError, match=rf"package {missing}, .* pip install '.\[text\]'"),
+            text_encoder(dataclasses.replace(card, tokenizer=tmp_path), CPU),
+        ):
+            pass
+
+    def test_packages_that_are_not_installed_are_named(
+        self, encode_options: list[object], tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = ["--out", tmp_path / "new"]
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "transformers", None)
+            line = refused(*encode_options, *out)
+            assert "this needs the package transformers" in line
+            assert "[text]" in line
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        line = refused(*encode_options, "--prompts", tmp_path, *out)
+        assert "this needs the package datasets" in line
+        assert "[data]" in line
+
+
+TOP = {"transformer", "scheduler", "vae", "model_index.json", "text_encoder", "tokenizer"}
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def shrink(path: Path) -> None:
+    weights = load_file(path)
+    weights.pop(next(name for name in weights if name.endswith("layer_norm.weight")))
+    save_file(weights, path, {"format": "pt"})
+
+
+def json_without_schema(path: Path) -> dict[str, Any]:
+    plain = json.loads(path.read_text())
+    plain.pop("schema")
+    return {**plain, "prompts": tuple(plain["prompts"])}
+
+
+class TestCommands:
+    """From a PixArt pipeline to a student's pictures."""
+
+    def test_a_trajectory_is_the_guided_teachers_for_its_prompt(self, root: Path) -> None:
+        manifest, reader = (
+            load_manifest(root / "store")[0],
+            TrajectoryReader(root / "store", state=StateKind.X_T, num_steps=2),
+        )
+        assert (manifest.num_classes, manifest.num_conditions) == (0, 4)
+        assert reader.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+        loaded, noise = load_teacher(root / "teacher", CPU), noise_for_seeds(range(4, 8), (4, 8, 8))
+        given = EncodedText(root / "text").condition(torch.arange(4))
+        wanted = solve_pf_ode(loaded, noise, given, ode=manifest.ode, kept=manifest.kept).x_t
+        found = reader.read(torch.arange(4, 8)).states
+        assert torch.equal(found, wanted)
+        assert torch.equal(reader.condition(reader.labels[4:8]).tokens, given.tokens)
+        assert (wanted[0, -1] - wanted[1, -1]).abs().max() > 1e-3
+
+    def test_a_student_learns_from_it_and_draws_pictures(
+        self, root: Path, tmp_path: Path, made: Made, pipeline: Path, complaint: Made
+    ) -> None:
+        drawing = ["sample", "--student", root / "student", "--vae", pipeline / "vae", "--device", "cpu"]
+        made(*drawing, "--seeds", "0-5", "--out", tmp_path / "grid.png")
+        assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+        made(*drawing, "--grid", "--teacher-rows", "both", "--seeds", "0-2", "--out", tmp_path / "models.png")
+        latents = drawn(root, [2, 0])
+        again = drawn(root, [0, 2])
+        torch.testing.assert_close(latents, again.flip(0), rtol=0, atol=1e-5 * float(latents.abs().max()))
+        line = complaint(*drawing, "--labels", "4", "--out", tmp_path / "x.png")
+        assert "label 4 is out of range; allowed: 0 to 3" in line
+
+    def test_other_prompts_of_the_same_encoder_can_be_drawn_and_another_encoders_cannot(
+        self, root: Path, tmp_path: Path, made: Made, pipeline: Path, prompts: Path, refused: Refused
+    ) -> None:
+        prompts.write_text("a cat on a dog\n")
+        options = ["text", "encode", "--prompts", prompts, "--device", "cpu"]
+        made(*options, "--encoder", pipeline, "--out", tmp_path / "new")
+        save_encoder(tmp_path / "other", tmp_path / "other", seed=1)
+        made(*options, "--encoder", tmp_path / "other", "--max-tokens", 120, "--out", tmp_path / "foreign")
+        drawing = ["sample", "--student", root / "student", "--vae", pipeline / "vae", "--device", "cpu"]
+        made(*drawing, "--text", tmp_path / "new", "--seeds", "0-1", "--out", tmp_path / "new.png")
+        line = refused(*drawing, "--text", tmp_path / "foreign", "--seeds", "0-1", "--out", tmp_path / "x.png")
+        assert "is of another encoder" in line
+
+    def test_a_discriminator_can_be_added(self, root: Path, tmp_path: Path, made: Made) -> None:
+        options = ["--adversarial", "--real", "teacher", "--adversarial-warmup", 1, *TRAINING]
+        words = ["distill", "--resume-from", root / "student", "--out", tmp_path / "gan"]
+        made(*words, "--trajectories", root / "store", *options)
+        assert load_card(tmp_path / "gan").adversarial
+
+    def test_workers_do_not_change_a_byte(
+        self, root: Path, made: Made, contents: Callable[[Path], dict[str, bytes]]
+    ) -> None:
+        words = ["collect", "--teacher", root / "teacher", "--text", root / "text", "--workers", 2, *COLLECT]
+        made(*words, "--out", root / "again")
+        assert contents(root / "again") == contents(root / "store")
+        assert len(contents(root / "again")) == 4
+
+    def test_where_the_prompts_lie_is_no_part_of_a_stores_identity(
+        self, root: Path, tmp_path: Path, made: Made
+    ) -> None:
+        elsewhere = shutil.copytree(root / "text", tmp_path / "elsewhere")
+        words = ["collect", "--teacher", root / "teacher", "--text", elsewhere, "--workers", 1, *COLLECT]
+        made(*words, "--out", root / "store")
+        made(*words, "--out", root / "again", "--num", 4)
+        name = "traj-000000.safetensors"
+        assert (root / "again" / name).read_bytes() == (root / "store" / name).read_bytes()
+
+    def test_artefacts_move_together(self, root: Path, tmp_path: Path) -> None:
+        there = root.rename(tmp_path / "there")
+        moved = TrajectoryReader(there / "store", state=StateKind.X_T, num_steps=2)
+        assert moved.text is not None
+        card = load_card(there / "student")
+        assert card.text is not None
+        assert card.text.folder(there / "student") == there / "text"
+
+    def test_other_prompts_in_the_place_of_the_stores_are_found(self, root: Path, refused: Refused) -> None:
+        change(root / "text/text.json", prompts=["a red cat", "the mat"])
+        line = refused("distill", "--trajectories", root / "store", "--out", root / "new", *TRAINING)
+        assert "holds other prompts than those that" in line
+
+    def test_a_teacher_that_reads_text_needs_some_of_its_width_and_others_take_none(
+        self, root: Path, toys: Path, tmp_path: Path, refused: Refused, made: Made
+    ) -> None:
+        text, out = root / "text", ["--out", tmp_path / "new", "--device", "cpu"]
+        collect_text = ["collect", "--teacher", root / "teacher"]
+        assert "reads text; give it encoded prompts with --text" in refused(*collect_text, *out)
+        words = ["collect", "--teacher", toys / "teacher", "--text", text, *out]
+        assert "has no meaning" in refused(*words)
+        save_transformer(tmp_path / "wide", caption_channels=12)
+        made("teacher", "import", tmp_path / "wide", "--out", tmp_path / "other")
+        line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
+        assert "has text of width 10, and" in line
+        line = refused(*collect_text, "--text", text, "--cfg-scale", 0.5, *out)
+        assert "cfg_scale is 0.5" in line
+
+    def test_pictures_of_its_prompts_are_measured_and_its_attention_too(
+        self, root: Path, tmp_path: Path, pipeline: Path, made: Made
+    ) -> None:
+        text = root / "text"
+        found = open_student(
+            root / "student", seeds=range(4), labels=LabelSampling.BALANCED, vae=pipeline / "vae", text=text, device=CPU
+        )
+        ours = torch.cat(list(found.batches(range(4), 2)))
+        drawing = ["sample", "--student", root / "student", "--vae", pipeline / "vae", "--device", "cpu"]
+        made(*drawing, "--seeds", "0-3", "--batch-size", 2, "--out", tmp_path / "pictures.npz")
+        assert torch.equal(ours, torch.from_numpy(np.load(tmp_path / "pictures.npz")["arr_0"]))
+        assert found.facts["text_hash"] == load_card(root / "student").text.hash
+        made("analyze", "attention", "--student", root / "student", "--num", 4, "--out", tmp_path, "--device", "cpu")
+        assert json.loads((tmp_path / "attention.json").read_text())["rows"]
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["evaluate", "--student", "STUDENT"], "was imported and brings no data set"),
+            (["analyze", "errors", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
+            (["analyze", "pareto", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
+            (["sweep", "--trajectories", "STORE", "--out", "x"], "was imported and brings no data set"),
+            (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
+            (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),
+            (["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"], "no encoded prompts"),
+        ],
+        ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else "",
+    )
+    def test_what_it_cannot_serve_says_so_in_one_line(
+        self, words: list[str], told: str, root: Path, tmp_path: Path, refused: Refused, pipeline: Path
+    ) -> None:
+        places = {
+            "TEACHER": root / "teacher",
+            "STUDENT": root / "student",
+            "STORE": root / "store",
+            "VAE": pipeline / "vae",
+            "x": tmp_path / "x",
+        }
+        assert told in refused(*[places.get(word, word) for word in words])
+
+
+def drawn(root: Path, numbers: list[int]) -> Tensor:
+    """The last states of a student for some prompts, each from its own noise."""
+    student, _ = load_student(root / "student", CPU)
+    noise = noise_for_seeds(torch.tensor(numbers), (4, 8, 8))
+    return sample(student, noise, condition=EncodedText(root / "text").condition(torch.tensor(numbers)))[:, -1]
+
+
+def test_what_came_later_is_left_out_of_older_artefacts(toys: Path, root: Path) -> None:
+    plain = json.loads((toys / "store/manifest.json").read_text())
+    assert "text" not in plain
+    assert not {"text", "position_scale"} & json.loads((toys / "teacher/config.json").read_text())["network"].keys()
+    assert "text" not in json.loads((toys / "student/config.json").read_text())
+    network = load_teacher(root / "teacher", CPU).network
+    assert isinstance(network, Transformer)
+    assert dataclasses.asdict(network.config)["text"] == {"width": WIDTH, "picture_size": None}
