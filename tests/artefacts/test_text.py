@@ -414,6 +414,7 @@ class TestCommands:
         made(*drawing, "--seeds", "0-5", "--out", tmp_path / "grid.png")
         assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
         made(*drawing, "--grid", "--teacher-rows", "both", "--seeds", "0-2", "--out", tmp_path / "models.png")
+        made(*drawing, "--speed", "fast", "--seeds", "0-5", "--out", tmp_path / "fast.png")
         latents = drawn(root, [2, 0])
         again = drawn(root, [0, 2])
         torch.testing.assert_close(latents, again.flip(0), rtol=0, atol=1e-5 * float(latents.abs().max()))
