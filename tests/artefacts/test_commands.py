@@ -352,6 +352,7 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "analyze errors": ["--student", toys / "student", "--out", out],
         "analyze convergence": ["--student", toys / "kept", "--out", out],
         "analyze pareto": ["--student", toys / "student", "--out", out],
+        "text encode": ["--prompts", toys / "prompts.txt", "--encoder", toys / "t5", "--max-tokens", 9, "--out", out],
         "demo": ["--out", out],
         "sweep": ["--trajectories", toys / "store", "--out", out],
         "reproduce": ["--scale", "tiny", "--out", out],
