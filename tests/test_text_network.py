@@ -15,9 +15,11 @@ from ard.analysis.flops import forward_macs
 from ard.condition import Prompts, padded, with_unconditional
 from ard.diffusion import Diffusion, DiffusionKind
 from ard.errors import InputError
+from ard.fast_sampling import FastSampler, Speed, drawing
 from ard.history import HistoryAttention, HistoryMask, block_mask
 from ard.models.layers import attend_self, sincos_positions
 from ard.models.student import Student
+from ard.models.text_layers import CrossAttention
 from ard.models.transformer import TextConfig, Transformer, vector_of
 from ard.sampling import sample
 from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
@@ -238,3 +240,39 @@ class TestStudent:
         student, noise = make_text_student(num_steps=2), make_latents(3)
         one, other = (sample(student, noise, condition=prompts(seed=seed))[:, -1] for seed in (0, 1))
         assert (one - other).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+class TestFastSampling:
+    """ard sample --speed fast draws what the reference draws."""
+
+    @pytest.mark.parametrize("heads", [False, True])
+    @pytest.mark.parametrize("picture_size", [None, 512])
+    @pytest.mark.parametrize("history", HistoryAttention)
+    def test_fast_is_the_reference(
+        self,
+        history: HistoryAttention,
+        picture_size: int | None,
+        heads: bool,
+        make_student: MakeStudent,
+        make_latents: MakeLatents,
+    ) -> None:
+        shape = {**TEXT, "text": TextConfig(width=6, picture_size=picture_size), "learn_sigma": True}
+        student = make_student(num_steps=3, history=history, per_step_heads=heads, shape=shape)
+        wanted = sample(student, make_latents(3), condition=prompts())[:, -1]
+        assert_equal(FastSampler(student)(make_latents(3), condition=prompts()), wanted, tolerance=1e-5)
+
+    def test_with_packed_weights_too(self, make_text_student: MakeStudent, make_latents: MakeLatents) -> None:
+        student, given = make_text_student(num_steps=3).float(), prompts()
+        given = Prompts(tokens=given.tokens.float(), mask=given.mask, null=given.null.float())
+        noise = make_latents(3).float()
+        wanted = sample(student, noise, condition=given)[:, -1]
+        assert_equal(drawing(student, Speed.FAST)(noise, given), wanted, tolerance=1e-4 * float(wanted.abs().max()))
+
+    def test_the_keys_of_a_text_are_made_once_for_all_steps(
+        self, make_text_student: MakeStudent, make_latents: MakeLatents, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls, keys = [], CrossAttention.keys
+        monkeypatch.setattr(CrossAttention, "keys", lambda *given: calls.append(1) or keys(*given))
+        student = make_text_student(num_steps=3)
+        FastSampler(student)(make_latents(3), condition=prompts())
+        assert len(calls) == student.network.config.depth

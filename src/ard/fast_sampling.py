@@ -2,7 +2,8 @@
 
 `sample` is the reference; a `FastSampler` draws the same images within rounding. What it saves:
 
-- the modulations (adaLN) of all steps and blocks are one matrix product, instead of one per step and block;
+- the modulations (adaLN) of all steps and blocks are one matrix product, instead of one per step and block; with a text
+  they are constants, and its keys and values are made once, instead of once per step;
 - the state stays a sequence of patches from step to step, and no output is computed that nobody reads;
 - weights are cast once, or packed once on a CPU; what a step adds to every token, and its solver step, are constants;
 - on CUDA all steps are one graph per batch size, with the attention kernel that is the fastest for it.
@@ -19,9 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from ard.condition import Condition, Prompts
+from ard.condition import Condition, Prompts, TextMask, TextTokens
 from ard.devices import autocast_dtype, require_compiler
-from ard.errors import InputError
 from ard.graphs import captured, with_fastest_attention
 from ard.models.backbones import require_dit
 from ard.models.layers import modulate
@@ -31,6 +31,7 @@ from ard.sampling import sample
 from ard.types import Labels, Latents, Patches
 
 Draw = Callable[[Latents, Condition], Latents]
+Blocks = list[tuple[Callable[..., Any], Callable[..., Any]]]  # Up to the attention, and from it on.
 Modulations = list[Float[Tensor, "step batch modulation"]]  # A table per block, then per output layer.
 
 
@@ -43,11 +44,9 @@ class Speed(StrEnum):
 
 
 def drawing(student: Student, speed: Speed) -> Draw:
-    """What makes a student's images from noises and conditions; InputError for text at another speed."""
+    """What makes a student's images from noises and conditions."""
     if speed is Speed.REFERENCE:
         return lambda noise, condition: sample(student, noise, condition=condition)[:, -1]
-    if student.network.config.text:
-        raise InputError(f"--speed {speed} draws students with classes, and this one reads text; leave it out")
     dtype = autocast_dtype(student.tau.device)
     sampler = FastSampler(student, dtype=dtype, compiled=speed is Speed.COMPILED)
     return lambda noise, condition: sampler(noise, condition=condition)
@@ -65,40 +64,55 @@ class FastSampler:
         self.dtype = dtype or given
         self.student = student if self.dtype == given else copy.deepcopy(student).to(self.dtype)
         self.student = self.student if compiled else with_packed_weights(self.student)
-        self.modulation = _Modulation(student, self.dtype)
+        kind = _ClassModulation if student.network.config.text is None else _TextModulation
+        self.modulation: Callable[..., Modulations] = kind(student, self.dtype)
         self.steps = [_constants(student, step, self.dtype) for step in range(student.config.num_steps)]
         blocks: Any = self.student.network.blocks
-        self.blocks: list[tuple[Callable[..., Any], ...]] = [(block.enter, block.leave) for block in blocks]
+        self.blocks: Blocks = [(block.enter, block.leave) for block in blocks]
         if compiled:
             require_compiler(student.tau.device)
             static = functools.partial(torch.compile, fullgraph=True, dynamic=False)
             self.blocks = [(static(enter), static(leave)) for enter, leave in self.blocks]
-        self._graphs: dict[int, Callable[..., Tensor]] = {}
+        self._graphs: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
 
     @torch.no_grad()
     def __call__(self, noise: Latents, *, condition: Condition) -> Latents:
-        """The image of each noise and its label."""
-        assert not isinstance(condition, Prompts)  # noqa: S101 see drawing
-        label = condition
+        """The image of each noise and its condition."""
+        parts = (condition.tokens, condition.mask) if isinstance(condition, Prompts) else (condition,)
+        given = (noise, *parts)
         if noise.device.type != "cuda":
-            return self._draw(noise, label)
-        if (size := len(noise)) not in self._graphs:
-            draw = with_fastest_attention(self._draw, noise, label)
-            self._graphs[size] = captured(draw, noise, label)
-        return self._graphs[size](noise, label)
+            return self._draw(*given)
+        if (shapes := tuple(one.shape for one in given)) not in self._graphs:
+            draw = with_fastest_attention(self._draw, *given)
+            self._graphs[shapes] = captured(draw, *given)
+        return self._graphs[shapes](*given)
 
-    def _draw(self, noise: Latents, label: Labels) -> Latents:
+    def _draw(self, noise: Latents, *condition: Tensor) -> Latents:
         network, cache = require_dit(self.student.network), self.student.make_cache(noise)
-        tables, state = self.modulation(label), network.patchify(noise)
+        tables, blocks, state = self.modulation(*condition), self._reading(*condition), network.patchify(noise)
         for step, constants in enumerate(self.steps):
             history = History(self.student, step, 1, cache)
-            state = self._step(state, constants, [table[step] for table in tables], history)
+            state = self._step(state, constants, [table[step] for table in tables], blocks, history)
         return network.unpatchify(state.unflatten(2, (network.config.channels, -1)).transpose(2, 3).flatten(2))
 
-    def _step(self, state: Patches, own: "_Step", modulations: list[Tensor], history: History) -> Patches:
+    def _reading(self, *condition: Tensor) -> Blocks:
+        """The blocks; with a text, each has the keys and values of its own."""
+        if self.student.network.config.text is None:
+            return self.blocks
+        tokens, mask = condition
+        network: Any = self.student.network
+        text = network.y_embedder.text(tokens)
+        keys = (block.cross_attn.keys(text, mask) for block in network.blocks)
+        return [
+            (enter, functools.partial(leave, text=own)) for (enter, leave), own in zip(self.blocks, keys, strict=True)
+        ]
+
+    def _step(
+        self, state: Patches, own: "_Step", modulations: list[Tensor], blocks: Blocks, history: History
+    ) -> Patches:
         """The next state, in patches whose values are ordered as the embedder reads them."""
         tokens = linear(state.to(self.dtype), require_dit(self.student.network).x_embedder.weight) + own.added
-        for index, (enter, leave) in enumerate(self.blocks):
+        for index, (enter, leave) in enumerate(blocks):
             shift, scale, *rest = modulations[index].chunk(6, dim=-1)
             tokens = leave(tokens, history(index, *enter(tokens, shift, scale)), *rest)
         output = linear(modulate(tokens, *modulations[own.head].chunk(2, dim=-1)), own.weight, own.bias)
@@ -144,7 +158,7 @@ def _heads(student: Student) -> list[Any]:
     return list(student.step_heads) or [student.network.final_layer]
 
 
-class _Modulation:
+class _ClassModulation:
     """All modulations at once: of every step, block and output layer, from the labels."""
 
     def __init__(self, student: Student, dtype: torch.dtype) -> None:
@@ -163,3 +177,20 @@ class _Modulation:
         """In the network's order."""
         condition = silu(self.time + self.embed(label)).to(self.weight.dtype)  # step batch embedding
         return list(linear(condition, self.weight, self.bias).split(self.sizes, dim=-1))
+
+
+class _TextModulation:
+    """The same for students that read text: it depends on the step alone."""
+
+    def __init__(self, student: Student, dtype: torch.dtype) -> None:
+        network: Any = student.network
+        tau = student.tau[:-1].to(network.x_embedder.weight.dtype)
+        with torch.no_grad():
+            vector, shared = network.y_embedder.times(network.t_embedder(student.diffusion.network_time(tau)))
+            tables = [block.modulation(shared) for block in network.blocks]
+            tables += [head.modulation(vector) for head in _heads(student)]
+        self.tables = [table.to(dtype).unsqueeze(1) for table in tables]  # step 1 modulation
+
+    def __call__(self, tokens: TextTokens, _mask: TextMask) -> Modulations:
+        """In the network's order."""
+        return [table.expand(-1, len(tokens), -1) for table in self.tables]

@@ -208,7 +208,8 @@ def killed(tmp_path: Path, environment: dict[str, str]) -> Callable[..., None]:
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with teacher, other_teacher, store, grid_store and student, and kept, which kept its checkpoints.
 
-    dit.safetensors has the teacher's weights as DiT's own code names them.
+    dit.safetensors has the teacher's weights as DiT's own code names them. prompts.txt has prompts, and t5 what is read
+    of a text encoder before it is loaded.
 
     Tests leave it as it is.
     """
@@ -216,6 +217,10 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call_well("teach", "--out", root / "teacher", *TEACH)
     _change_weights(root / "teacher", root / "other_teacher")
     _publish(root / "teacher", root / "dit.safetensors")
+    (root / "prompts.txt").write_text("a cat\na dog\n")
+    (root / "t5").mkdir()
+    (root / "t5/config.json").write_text('{"model_type": "t5", "d_model": 8}')
+    save_file({"shared.weight": torch.zeros(1, 8)}, root / "t5/model.safetensors")
     every_point = ["--keep", "all", "--states", "x_t", "x_0_hat"]
     call_well("collect", "--teacher", root / "teacher", "--out", root / "store", *COLLECT, *every_point)
     call_well("collect", "--teacher", root / "teacher", "--out", root / "grid_store", *COLLECT)

@@ -357,6 +357,7 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "analyze convergence": ["--student", toys / "kept", "--out", out],
         "analyze pareto": ["--student", toys / "student", "--out", out],
         "analyze solvers": ["--teacher", toys / "teacher", "--solvers", "euler", "--out", out],
+        "text encode": ["--prompts", toys / "prompts.txt", "--encoder", toys / "t5", "--max-tokens", 9, "--out", out],
         "demo": ["--out", out],
         "sweep": ["--trajectories", toys / "store", "--out", out],
         "reproduce": ["--scale", "tiny", "--out", out],

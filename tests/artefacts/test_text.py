@@ -414,6 +414,7 @@ class TestCommands:
         made(*drawing, "--seeds", "0-5", "--out", tmp_path / "grid.png")
         assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
         made(*drawing, "--grid", "--teacher-rows", "both", "--seeds", "0-2", "--out", tmp_path / "models.png")
+        made(*drawing, "--speed", "fast", "--seeds", "0-5", "--out", tmp_path / "fast.png")
         latents = drawn(root, [2, 0])
         again = drawn(root, [0, 2])
         torch.testing.assert_close(latents, again.flip(0), rtol=0, atol=1e-5 * float(latents.abs().max()))
@@ -432,6 +433,12 @@ class TestCommands:
         made(*drawing, "--text", tmp_path / "new", "--seeds", "0-1", "--out", tmp_path / "new.png")
         line = refused(*drawing, "--text", tmp_path / "foreign", "--seeds", "0-1", "--out", tmp_path / "x.png")
         assert "is of another encoder" in line
+        shutil.copytree(root / "student", root / "other")
+        plain = json.loads((root / "other/config.json").read_text())
+        change(root / "other/config.json", text={**plain["text"], "encoder": "0" * 16})
+        several = [*drawing[:3], root / "other", *drawing[3:], "--grid", "--teacher-rows", "none"]
+        line = refused(*several, "--out", tmp_path / "x.png")
+        assert f"than {root / 'other'} learned from (0000000000000000)" in line
 
     def test_a_discriminator_can_be_added(self, root: Path, tmp_path: Path, made: Made) -> None:
         options = ["--adversarial", "--real", "teacher", "--adversarial-warmup", 1, *TRAINING]

@@ -23,8 +23,8 @@ class Collect:
     """Solve the teacher's ODE from many noises and keep the trajectories; students are trained on them.
 
     Trajectory i has the seed SEED + i and the label (SEED + i) mod the number of classes, or of prompts for a teacher
-    that reads text. A killed run goes on with
-    the same command and ends with the same bytes; a larger --num adds to the store. For instance:
+    that reads text. A killed run goes on with the same command and ends with the same bytes; a larger --num adds to the
+    store. For instance:
 
         ard collect --teacher runs/teacher --out runs/trajectories --num 3000 --num-steps 4 --seed 0
         ard collect --teacher runs/teacher --out runs/all --num 3000 --keep all --states x_t x_0_hat

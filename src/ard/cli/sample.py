@@ -81,6 +81,8 @@ class Sample:
         autoencoder = find_autoencoder(self.vae, cards[0].network.channels, self.student[0])
         seeds = parse_seeds(self.seeds)
         text = find_text(self.text, cards[0], self.student[0])
+        for folder, card in zip(self.student[1:], cards[1:], strict=True):
+            find_text(text.folder if text else None, card, folder)  # The other rows read the same prompts.
         labels = self._labels(seeds, num_conditions(text, cards[0].network))
         rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students, self.speed)]
         if self.dry_run:

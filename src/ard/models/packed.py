@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ard.models.backbones import require_dit
 from ard.models.layers import Mlp
 from ard.models.student import Student
+from ard.models.text_layers import TextBlock
 from ard.types import Tokens
 
 ROWS = 512  # What the packing is optimised for; any number is right.
@@ -29,6 +30,9 @@ def with_packed_weights(student: Student) -> Student:
     for block in blocks:
         block.attn.qkv, block.attn.proj = _Packed(block.attn.qkv), _Packed(block.attn.proj)
         block.mlp = _PackedMlp(block.mlp)
+        if isinstance(block, TextBlock):
+            reader: Any = block.cross_attn
+            reader.q, reader.kv, reader.proj = _Packed(reader.q), _Packed(reader.kv), _Packed(reader.proj)
     return packed
 
 

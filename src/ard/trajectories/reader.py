@@ -11,7 +11,7 @@ from torch import Tensor
 from ard.condition import Condition
 from ard.errors import InputError
 from ard.models.student import StateKind
-from ard.text import condition_of, open_referred
+from ard.text import EncodedText, condition_of, open_referred
 from ard.trajectories.manifest import Manifest, load_manifest, shard_name
 from ard.trajectories.shards import REPAIR, Shard, open_shard
 from ard.types import Labels, Trajectory
@@ -27,6 +27,9 @@ class TrajectoryBatch(NamedTuple):
 class TrajectoryReader:
     """A complete store as a sequence of trajectories, read at the states that a student uses."""
 
+    text: EncodedText | None = None
+    """The prompts, where the teacher reads text."""
+
     def __init__(self, folder: Path, *, state: StateKind, num_steps: int, grid: tuple[int, ...] | None = None) -> None:
         self.folder, self.state = folder, state
         self.manifest, checksums = load_manifest(folder)
@@ -38,7 +41,8 @@ class TrajectoryReader:
         if len(checksums) != self.manifest.num_shards:
             raise InputError(f"{folder} is incomplete; run the same ard collect command again")
         self.shards = [_checked(folder, self.manifest, shard, checksums) for shard in range(self.manifest.num_shards)]
-        self.text = open_referred(self.manifest.text, folder) if self.manifest.text else None
+        if self.manifest.text:
+            self.text = open_referred(self.manifest.text, folder)
         self._maps = [shard.map(state) for shard in self.shards]
 
     def __len__(self) -> int:
