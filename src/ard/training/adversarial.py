@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm, parametrize
 from torch.optim import AdamW
 
-from ard.datasets import load_data
+from ard.datasets import ImageData, load_data
 from ard.devices import autocast
 from ard.diffusion import Diffusion, DiffusionKind
 from ard.errors import InputError, require_at_least
@@ -33,7 +33,7 @@ from ard.training.collapse import Contest, Probe, require_diverse
 from ard.training.distill import Pass
 from ard.training.randomness import generator_for
 from ard.training.state import load_optimiser, optimiser_tensors, part
-from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.source import TrajectoryBatch, TrajectorySource
 from ard.types import Labels, Latents, Logits, Times, Tokens
 
 
@@ -274,31 +274,37 @@ def judging_times(diffusion: Diffusion, num: int, renoised: float, generator: to
 
 
 def real_samples(
-    source: RealSource, reader: TrajectoryReader, data: str | None, *, seed: int
+    real: RealSource, source: TrajectorySource, data: str | None, *, seed: int
 ) -> Callable[[int, int], Samples]:
-    """Real samples by (step, number), drawn anew at every step; InputError when the data do not fit the store."""
-    images, labels = None, None
-    if source is RealSource.DATASET:
-        if data is None:
-            raise InputError(
-                "--real dataset needs the teacher's data, and an imported one has none; use --real teacher"
-            )
-        images, labels, _ = load_data(data)
-        if images.shape[1:] != reader.manifest.shape:
-            raise InputError(
-                f"the images of {data} have the shape {tuple(images.shape[1:])}, the store's states "
-                f"{reader.manifest.shape}; use --real teacher"
-            )
+    """Real samples by (step, number), drawn anew at every step; InputError when the data do not fit the states."""
+    match real:
+        case RealSource.TEACHER:
+            return lambda step, num: _last_states(source.draw_at(step, num, generator_for("real", seed, step)))
+        case RealSource.DATASET:
+            images, labels, _ = _real_data(data, source)
 
     def real_at(step: int, num: int) -> Samples:
-        length = len(reader) if images is None else len(images)
-        ids = torch.randint(length, (num,), generator=generator_for("real", seed, step))
-        if images is None or labels is None:
-            states, label = reader.read(ids)
-            return Samples(states[:, -1], label)
+        ids = torch.randint(len(images), (num,), generator=generator_for("real", seed, step))
         return Samples(images[ids], labels[ids])
 
     return real_at
+
+
+def _last_states(batch: TrajectoryBatch) -> Samples:
+    return Samples(batch.states[:, -1], batch.labels)
+
+
+def _real_data(name: str | None, source: TrajectorySource) -> ImageData:
+    """The data set that the teacher was trained on; InputError when there is none, or one of other shapes."""
+    if name is None:
+        raise InputError("--real dataset needs the teacher's data, and an imported one has none; use --real teacher")
+    data = load_data(name)
+    if data.images.shape[1:] != source.manifest.shape:
+        raise InputError(
+            f"the images of {name} have the shape {tuple(data.images.shape[1:])}, the store's states "
+            f"{source.manifest.shape}; use --real teacher"
+        )
+    return data
 
 
 def _last_layer(student: Student) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training a student on stored trajectories (Section 3.3): all steps in one forward, teacher's or own history."""
+"""Training a student on trajectories (Section 3.3): all steps in one forward, teacher's or own history."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ard.models.student import Student
 from ard.sampling import sample
 from ard.training.loop import TrainConfig
 from ard.training.randomness import batch_ids, generator_for
-from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.source import TrajectorySource
 from ard.types import Labels, States
 
 
@@ -52,10 +52,10 @@ class Pass(NamedTuple):
 
 
 def distill_loss(
-    student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
+    student: Student, source: TrajectorySource, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Tensor]:
     """The regression loss of update `step` (Eq. 6; Eq. 4 for M1 or N = 0)."""
-    pass_at = student_pass(student, reader, config, distill)
+    pass_at = student_pass(student, source, config, distill)
 
     def loss_at(step: int) -> Tensor:
         passed = pass_at(step)
@@ -65,15 +65,16 @@ def distill_loss(
 
 
 def student_pass(
-    student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
+    student: Student, source: TrajectorySource, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Pass]:
     """The forward pass of update `step`: its trajectories, all their steps at once."""
     device = student.step_embedding.device
 
+    def order(length: int, step: int) -> Tensor:
+        return batch_ids(length, seed=config.seed, step=step, batch=config.batch_size)
+
     def pass_at(step: int) -> Pass:
-        ids = batch_ids(len(reader), seed=config.seed, step=step, batch=config.batch_size)
-        batch = reader.read(ids)
-        reader.require_finite(batch, ids)
+        batch = source.batch_at(step, order)
         states, label = batch.states.to(device).float(), batch.labels.to(device)
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)

@@ -79,6 +79,21 @@ def plan_store(
     )
 
 
+def solve_batch(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
+    """The trajectories of `seeds`, on the CPU in the stored precision.
+
+    InputError when the teacher yields something that is no number.
+    """
+    channels, height, width = manifest.shape
+    noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
+    label = torch.tensor(seeds, device=device) % manifest.num_classes
+    solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
+    stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
+    if not all(states.isfinite().all() for states in stored):
+        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
+    return stored
+
+
 def finish(folder: Path, manifest: Manifest) -> None:
     """Write the checksums into the manifest once every shard is there."""
     if all(is_published(folder, manifest, shard) for shard in range(manifest.num_shards)):
@@ -106,21 +121,9 @@ def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.devi
         torch.set_num_threads(1)
     teacher = _load_once(manifest.teacher.folder(folder), device)
     seeds, size = manifest.seeds(shard), manifest.batch_size
-    batches = [_solve(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
+    batches = [solve_batch(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
     write_shard(folder / shard_name(shard), _shard_tensors(manifest, seeds, batches), manifest.identity)
     return len(seeds)
-
-
-def _solve(teacher: Teacher, manifest: Manifest, seeds: range, device: torch.device) -> Solution:
-    """One batch of trajectories, on the CPU; InputError when the teacher yields something that is no number."""
-    channels, height, width = manifest.shape
-    noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
-    label = torch.tensor(seeds, device=device) % manifest.num_classes
-    solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
-    stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
-    if not all(states.isfinite().all() for states in stored):
-        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
-    return stored
 
 
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
