@@ -40,6 +40,7 @@ OPTIONAL = {
     "torch_fidelity": "evaluation.features.inception",
     "transformers": "evaluation.features.huggingface",
     "diffusers": "models.autoencoder",
+    "datasets": "datasets.from_disk",
 }
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}

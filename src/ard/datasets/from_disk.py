@@ -1,0 +1,36 @@
+"""Hugging Face data sets that were saved to a folder; nothing is downloaded."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ard.errors import InputError, MissingExtraError
+
+
+def open_from_disk(folder: Path) -> Any:
+    """The data set that `save_to_disk` wrote to `folder`; InputError for another folder and for one of several splits.
+
+    Its rows are read when they are asked for.
+    """
+    datasets = _datasets()
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{folder} is no data set that datasets saved to disk: {reason}") from None
+    if isinstance(found, dict):
+        splits = ", ".join(str(folder / name) for name in found)
+        raise InputError(f"{folder} holds several splits; name the folder of one of them: {splits}")
+    return found
+
+
+def _datasets() -> Any:
+    """The package, told to stay offline before it is read for the first time."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError("datasets", "data") from None
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity_error()
+    return datasets

@@ -1,0 +1,89 @@
+"""Pictures with classes, wherever they lie on the disk: what every source gives, and how they become images."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ard.config import fingerprint_of
+from ard.errors import InputError
+from ard.types import Labels, Latents
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+MODES = {1: "L", 3: "RGB"}  # By the number of channels.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSet:
+    """Encoded pictures in a fixed order; each is read when it is asked for."""
+
+    path: Path
+    kind: str
+    """What lies there: folder, tars or data set."""
+    count: int
+    labels: Labels | None
+    """None where the pictures have no classes."""
+    class_names: tuple[str, ...]
+    """By label; empty where classes are numbers only."""
+    identity: str
+    """A fingerprint of the files' names and sizes."""
+    read: Callable[[int], bytes]
+    name_of: Callable[[int], str]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; as many as the largest label needs where they have no names."""
+        return len(self.class_names) or (int(self.labels.max()) + 1 if self.labels is not None else 0)
+
+    def require_classes(self, num_classes: int) -> Labels:
+        """The labels; InputError when they are not those of a teacher with `num_classes`."""
+        if self.labels is None:
+            raise InputError(f"the pictures in {self.path} have no classes, and the teacher has {num_classes}")
+        differ = self.num_classes != num_classes if self.class_names else self.num_classes > num_classes
+        if differ or int(self.labels.min()) < 0:
+            raise InputError(
+                f"the pictures in {self.path} have {self.num_classes} classes, the teacher {num_classes}; give those "
+                "that it was trained on"
+            )
+        return self.labels
+
+    def picture(self, index: int, mode: str) -> Image.Image:
+        """One picture as greyscale (L) or RGB; InputError that names it when it cannot be decoded."""
+        try:
+            with Image.open(io.BytesIO(self.read(index))) as picture:
+                return picture.convert(mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).replace("<_io.BytesIO object at ", "").split(" 0x")[0]
+            raise InputError(f"{self.name_of(index)} cannot be decoded ({reason}); repair it or take it away") from None
+
+    def images(self, indices: Sequence[int], *, size: int, channels: int) -> Latents:
+        """Some pictures as square images in [-1, 1]. Pillow decodes without Python's lock, so threads help."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            pictures = pool.map(lambda index: centre_crop(self.picture(index, MODES[channels]), size), indices)
+            pixels = [torch.from_numpy(np.array(picture)).view(size, size, channels) for picture in pictures]
+        return torch.stack(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def centre_crop(picture: Image.Image, size: int) -> Image.Image:
+    """A square of `size` pixels from the centre, as ADM and DiT make it (Dhariwal and Nichol, 2021).
+
+    The picture is halved by averaging while its short side is at least twice `size`, then made to fit by bicubic
+    interpolation; one that fits already stays as it is.
+    """
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def identity_of(files: Sequence[Path], root: Path) -> str:
+    """A fingerprint of files by their names below `root` and their sizes."""
+    return fingerprint_of([[str(file.relative_to(root)), file.stat().st_size] for file in files])
