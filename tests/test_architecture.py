@@ -21,7 +21,7 @@ ROWS: tuple[set[str], ...] = (
     {"models"},
     {"teacher", "datasets"},
     {"students", "trajectories", "published"},
-    {"losses", "sampling", "pictures"},
+    {"losses", "sampling", "pictures", "latents"},
     {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures"},

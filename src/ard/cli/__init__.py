@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
+    "images cache": ("ard.cli.images_cache", "ImagesCache", "encode real images once, for the discriminator"),
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),
     "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
     "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),

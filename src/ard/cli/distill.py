@@ -19,12 +19,20 @@ from ard.history import HistoryMask
 from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import reference_to
-from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
+from ard.teacher import load_teacher_card, reference_to
+from ard.training.adversarial import (
+    AdversarialConfig,
+    AdversarialHistory,
+    Adversary,
+    RealSource,
+    adversarial_loss,
+    real_samples,
+)
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
 from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
+from ard.training.real_set import RealSet, open_real_set
 from ard.training.teacher_share import TeacherShare
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories
@@ -93,12 +101,13 @@ class Distill:
         student = Student(teacher.network, teacher.diffusion, source.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
-        plan = self._plan(student, supply, grid, origin)
+        real = self._real(supply)
+        plan = self._plan(student, supply, grid, origin, real)
         if self.dry_run:
             return print_plan({**plan, "device": str(device), "out": self.out})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
-        loss_at, companion = self._loss(student, source, supply)
+        loss_at, companion = self._loss(student, source, supply, real)
         state = train(
             student,
             loss_at,
@@ -167,15 +176,29 @@ class Distill:
             )
         return card
 
+    def _real(self, supply: Supply) -> RealSource | RealSet:
+        """What the discriminator takes for real, opened where it is a path; InputError when it does not fit."""
+        path = self.adversary.real
+        if isinstance(path, RealSource):
+            return path
+        real, imported = open_real_set(path, supply.manifest), load_teacher_card(supply.folder).imported
+        scale = imported.scaling_factor if imported else None
+        if None not in {scale, real.scaling_factor} and scale != real.scaling_factor:
+            raise InputError(
+                f"the latents in {path} are scaled by {real.scaling_factor}, the teacher's by {scale}; make them with "
+                "the autoencoder of the teacher"
+            )
+        return real
+
     def _loss(
-        self, student: Student, source: TrajectorySource, supply: Supply
+        self, student: Student, source: TrajectorySource, supply: Supply, real: RealSource | RealSet
     ) -> tuple[Callable[[int], Tensor], Companion]:
         """The loss of each update, R or R + D, and what is trained or measured beside the student."""
         companion: Companion = Alone()
         loss_at = distill_loss(student, source, self.train, self.distill)
         if self.adversarial:
             seed, frozen = self.train.seed, supply.frozen
-            real_at = real_samples(self.adversary.real, source, frozen.data, seed=seed)
+            real_at = real_samples(real, source, frozen.data, seed=seed)
             probe = probe_from(source, supply.device)
             companion = adversary = Adversary(student, frozen, real_at, probe, self.adversary, seed=seed)
             loss_at = adversarial_loss(student_pass(student, source, self.train, self.distill), adversary)
@@ -198,7 +221,14 @@ class Distill:
         if config.num_steps == 1 and self.adversary.adversarial_history is AdversarialHistory.STUDENT:
             raise InputError("--adversarial-history student has no meaning with one step, which has no history")
 
-    def _plan(self, student: Student, supply: Supply, grid: tuple[int, ...], origin: StartRef | None) -> dict[str, Any]:
+    def _plan(
+        self,
+        student: Student,
+        supply: Supply,
+        grid: tuple[int, ...],
+        origin: StartRef | None,
+        real: RealSource | RealSet,
+    ) -> dict[str, Any]:
         """Everything that decides the student's weights."""
         return to_plain_dict(
             {
@@ -212,10 +242,16 @@ class Distill:
                 "ode": to_plain(supply.manifest.ode),
                 "train": self.train,
                 "distill": self.distill,
-                **({"adversary": self.adversary} if self.adversarial else {}),
+                **({"adversary": _plain_adversary(self.adversary, real)} if self.adversarial else {}),
                 **({"start": origin} if origin else {}),
             }
         )
+
+
+def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet) -> dict[str, Any]:
+    """The discriminator's options; images are named by what they are, wherever they lie."""
+    plain: dict[str, Any] = to_plain(adversary)
+    return plain if isinstance(real, RealSource) else {**plain, "real": f"{real.identity} ({len(real.labels)})"}
 
 
 class Design(NamedTuple):

@@ -28,7 +28,7 @@ def open_image_folder(folder: Path) -> PictureSet:
         path=folder,
         kind="folder",
         count=len(files),
-        labels=None if flat else torch.tensor([number[parts[0]] for parts in found]),
+        labels=torch.tensor([] if flat else [number[parts[0]] for parts in found], dtype=torch.long),
         class_names=() if flat else names,
         identity=identity_of(files, folder),
         read=lambda index: files[index].read_bytes(),

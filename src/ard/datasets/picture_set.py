@@ -27,8 +27,8 @@ class PictureSet:
     kind: str
     """What lies there: folder, tars or data set."""
     count: int
-    labels: Labels | None
-    """None where the pictures have no classes."""
+    labels: Labels
+    """Empty where the pictures have no classes."""
     class_names: tuple[str, ...]
     """By label; empty where classes are numbers only."""
     identity: str
@@ -39,18 +39,11 @@ class PictureSet:
     @property
     def num_classes(self) -> int:
         """How many classes there are; as many as the largest label needs where they have no names."""
-        return len(self.class_names) or (int(self.labels.max()) + 1 if self.labels is not None else 0)
+        return len(self.class_names) or (int(self.labels.max()) + 1 if len(self.labels) else 0)
 
     def require_classes(self, num_classes: int) -> Labels:
         """The labels; InputError when they are not those of a teacher with `num_classes`."""
-        if self.labels is None:
-            raise InputError(f"the pictures in {self.path} have no classes, and the teacher has {num_classes}")
-        differ = self.num_classes != num_classes if self.class_names else self.num_classes > num_classes
-        if differ or int(self.labels.min()) < 0:
-            raise InputError(
-                f"the pictures in {self.path} have {self.num_classes} classes, the teacher {num_classes}; give those "
-                "that it was trained on"
-            )
+        require_classes(self.path, self.num_classes, num_classes, named=bool(self.class_names))
         return self.labels
 
     def picture(self, index: int, mode: str) -> Image.Image:
@@ -68,6 +61,19 @@ class PictureSet:
             pictures = pool.map(lambda index: centre_crop(self.picture(index, MODES[channels]), size), indices)
             pixels = [torch.from_numpy(np.array(picture)).view(size, size, channels) for picture in pictures]
         return torch.stack(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def require_classes(path: Path, found: int, wanted: int, *, named: bool) -> None:
+    """InputError unless pictures of `found` classes are those of a teacher with `wanted`.
+
+    Classes without names are known by their largest number only, so that there may be fewer.
+    """
+    if not found:
+        raise InputError(f"the pictures in {path} have no classes, and the teacher has {wanted}")
+    if found > wanted or (named and found != wanted):
+        raise InputError(
+            f"the pictures in {path} have {found} classes, the teacher {wanted}; give those that it was trained on"
+        )
 
 
 def centre_crop(picture: Image.Image, size: int) -> Image.Image:

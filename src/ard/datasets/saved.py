@@ -34,7 +34,7 @@ def open_saved(folder: Path) -> PictureSet:
         path=folder,
         kind="data set",
         count=len(data),
-        labels=torch.tensor(list(data[label])) if label else None,
+        labels=torch.tensor(list(data[label]) if label else [], dtype=torch.long),
         class_names=tuple(columns[label].get("names", ())) if label else (),
         identity=identity_of(files, folder),
         read=read,

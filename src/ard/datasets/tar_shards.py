@@ -105,15 +105,15 @@ def _whole_number(text: bytes, member: tarfile.TarInfo, shard: Path) -> int:
     return int(text)
 
 
-def _labels(pictures: Sequence[TarPicture]) -> Labels | None:
-    """Every picture's class, or None when none has one; InputError when some have."""
+def _labels(pictures: Sequence[TarPicture]) -> Labels:
+    """Every picture's class, or nothing when none has one; InputError when some have."""
     labels = [picture.label for picture in pictures if picture.label is not None]
     if 0 < len(labels) < len(pictures):
         without = next(picture for picture in pictures if picture.label is None)
         raise InputError(
             f"{without.name} in {without.shard} has no .cls beside it, and others have; give each its class"
         )
-    return torch.tensor(labels) if labels else None
+    return torch.tensor(labels, dtype=torch.long)
 
 
 def _read(picture: TarPicture) -> bytes:

@@ -1,11 +1,11 @@
-"""A latent diffusion model's autoencoder (Rombach et al., 2022): latents to images, by diffusers' AutoencoderKL."""
+"""A latent diffusion model's autoencoder (Rombach et al., 2022): latents to images and back, by diffusers."""
 
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -43,9 +43,16 @@ class AutoencoderCard:
         return self.folder / WEIGHTS
 
 
+class LatentMoments(NamedTuple):
+    """The normal distribution of scaled latents that the encoder gives for each image: mean + std noise is a draw."""
+
+    mean: Latents
+    std: Latents
+
+
 @dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-    """A loaded autoencoder, of which the decoder is used."""
+    """A loaded autoencoder."""
 
     card: AutoencoderCard
     network: Any
@@ -60,6 +67,14 @@ class Autoencoder:
         encoded = latents.float() / self.card.scaling_factor + self.card.shift_factor
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return torch.cat([self.network.decode(part, return_dict=False)[0] for part in encoded.split(chunk)])
+
+    @torch.no_grad()
+    def encode(self, images: DecodedImages, *, chunk: int = CHUNK) -> LatentMoments:
+        """The distributions of images in [-1, 1], `chunk` of them at work together; as exact as `decode`."""
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            found = [self.network.encode(part, return_dict=False)[0] for part in images.float().split(chunk)]
+        mean, std = torch.cat([one.mean for one in found]), torch.cat([one.std for one in found])
+        return LatentMoments((mean - self.card.shift_factor) * self.card.scaling_factor, std * self.card.scaling_factor)
 
 
 def read_autoencoder(folder: Path) -> AutoencoderCard:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ from ard.teacher import Teacher
 from ard.training.collapse import Contest, Probe, require_diverse
 from ard.training.distill import Pass
 from ard.training.randomness import generator_for
+from ard.training.real_set import RealSet
 from ard.training.state import load_optimiser, optimiser_tensors, part
 from ard.trajectories.source import TrajectoryBatch, TrajectorySource
 from ard.types import Labels, Latents, Logits, Times, Tokens
@@ -65,8 +67,9 @@ class AdversarialConfig:
     """The discriminator, its training, and how it enters the student's loss."""
 
     heads: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    real: RealSource = RealSource.DATASET
-    """What is real: dataset (the teacher's training data) or teacher (the store's images)."""
+    real: RealSource | Path = RealSource.DATASET
+    """What is real: dataset (the teacher's training data), teacher (the trajectories' last states), or a path: of a
+    folder of pictures, WebDataset's .tar files or a saved data set, and for latents of what ard images cache made."""
     adversarial_history: AdversarialHistory = AdversarialHistory.TEACHER
     """Whose states the judged prediction reads: the teacher's, or the student's own."""
     adversarial_form: AdversarialForm = AdversarialForm.HINGE
@@ -274,20 +277,29 @@ def judging_times(diffusion: Diffusion, num: int, renoised: float, generator: to
 
 
 def real_samples(
-    real: RealSource, source: TrajectorySource, data: str | None, *, seed: int
+    real: RealSource | RealSet, source: TrajectorySource, data: str | None, *, seed: int
 ) -> Callable[[int, int], Samples]:
     """Real samples by (step, number), drawn anew at every step; InputError when the data do not fit the states."""
+
+    def generator_at(step: int) -> torch.Generator:
+        return generator_for("real", seed, step)
+
     match real:
         case RealSource.TEACHER:
-            return lambda step, num: _last_states(source.draw_at(step, num, generator_for("real", seed, step)))
+            return lambda step, num: _last_states(source.draw_at(step, num, generator_at(step)))
         case RealSource.DATASET:
             images, labels, _ = _real_data(data, source)
+            return lambda step, num: _drawn(lambda ids, _: images[ids], labels, num, generator_at(step))
+        case RealSet(draw=draw, labels=labels):
+            return lambda step, num: _drawn(draw, labels, num, generator_at(step))
 
-    def real_at(step: int, num: int) -> Samples:
-        ids = torch.randint(len(images), (num,), generator=generator_for("real", seed, step))
-        return Samples(images[ids], labels[ids])
 
-    return real_at
+def _drawn(
+    read: Callable[[Tensor, torch.Generator], Latents], labels: Labels, num: int, generator: torch.Generator
+) -> Samples:
+    """So many of the images that `read` gives, each drawn from all."""
+    ids = torch.randint(len(labels), (num,), generator=generator)
+    return Samples(read(ids, generator), labels[ids])
 
 
 def _last_states(batch: TrajectoryBatch) -> Samples:
