@@ -2,21 +2,35 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from ard.config import fingerprint_of
 from ard.errors import InputError
 from ard.types import Labels, Latents
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
+SquarePixels: TypeAlias = UInt8[Tensor, "batch size size channel"]
 MODES = {1: "L", 3: "RGB"}  # By the number of channels.
+
+
+class Header(NamedTuple):
+    """What a picture says of itself."""
+
+    width: int
+    height: int
+    mode: str
+    jpeg: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +62,33 @@ class PictureSet:
 
     def picture(self, index: int, mode: str) -> Image.Image:
         """One picture as greyscale (L) or RGB; InputError that names it when it cannot be decoded."""
-        try:
-            with Image.open(io.BytesIO(self.read(index))) as picture:
-                return picture.convert(mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).replace("<_io.BytesIO object at ", "").split(" 0x")[0]
-            raise InputError(f"{self.name_of(index)} cannot be decoded ({reason}); repair it or take it away") from None
+        with self._opened(index) as picture:
+            return picture.convert(mode)
 
-    def images(self, indices: Sequence[int], *, size: int, channels: int) -> Latents:
-        """Some pictures as square images in [-1, 1]. Pillow decodes without Python's lock, so threads help."""
+    def header(self, index: int) -> Header:
+        """What one picture says of itself, without decoding it."""
+        with self._opened(index) as picture:
+            return Header(picture.width, picture.height, picture.mode, picture.format == "JPEG")
+
+    def pixels(self, indices: Sequence[int], *, size: int, channels: int) -> SquarePixels:
+        """Some pictures, cut to squares of `size`. Pillow decodes without Python's lock, so threads help."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             pictures = pool.map(lambda index: centre_crop(self.picture(index, MODES[channels]), size), indices)
-            pixels = [torch.from_numpy(np.array(picture)).view(size, size, channels) for picture in pictures]
-        return torch.stack(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return torch.stack([torch.from_numpy(np.array(one)).view(size, size, channels) for one in pictures])
+
+    def images(self, indices: Sequence[int], *, size: int, channels: int) -> Latents:
+        """Some pictures as square images in [-1, 1]."""
+        return self.pixels(indices, size=size, channels=channels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[Image.Image]:
+        """A picture that is decoded when it is used; InputError that names it when it cannot be."""
+        try:
+            with Image.open(io.BytesIO(self.read(index))) as picture:
+                yield picture
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).split(" <_io")[0]
+            raise InputError(f"{self.name_of(index)} cannot be decoded ({reason}); repair it or take it away") from None
 
 
 def require_classes(path: Path, found: int, wanted: int, *, named: bool) -> None:
