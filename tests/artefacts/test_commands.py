@@ -334,7 +334,7 @@ class TestGrid:
             require_one_shape([Path("a"), Path("b"), Path("c")], [card, card, other])
 
 
-NOT_THERE = r"is no (teacher|student|trajectory store|file or folder here)"
+NOT_THERE = r"is no (teacher|student|trajectory store|file or folder here|folder of pictures)"
 
 
 def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
@@ -344,6 +344,7 @@ def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
         "teacher import": [toys / "dit.safetensors", "--format", "dit", "--num-heads", 2, "--out", out],
         "collect": ["--teacher", toys / "teacher", "--out", out],
         "distill": ["--trajectories", toys / "grid_store", "--out", out],
+        "images cache": ["--images", toys / "pictures", "--vae", toys / "vae", "--out", out],
         "sample": ["--student", toys / "student", "--out", out / "grid.png"],
         "evaluate": ["--student", toys / "student", "--json", out / "rows.json"],
         "flops": [],

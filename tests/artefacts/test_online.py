@@ -36,10 +36,11 @@ def order(length: int, step: int) -> Tensor:
     return batch_ids(length, seed=0, step=step, batch=BATCH)
 
 
-def make(toys: Path, config: OnlineConfig = CONFIG) -> OnlineTrajectories:
+def make(toys: Path, config: OnlineConfig = CONFIG, *, seed: int = 0) -> OnlineTrajectories:
     """The toys' teacher at work for a student of two steps."""
     teacher = load_teacher(toys / "teacher", CPU)
-    manifest = plan_online(toys / "new", toys / "teacher", teacher, config, batch_size=BATCH, iterations=len(UPDATES))
+    sizes = {"batch_size": BATCH, "iterations": len(UPDATES), "seed": seed}
+    manifest = plan_online(toys / "new", toys / "teacher", teacher, config, **sizes)
     return OnlineTrajectories(lambda: teacher, manifest, config, state=StateKind.X_T, grid=(0, 6, 12), device=CPU)
 
 
@@ -124,9 +125,15 @@ class TestSchedule:
             source.batch_at(step, order)
         assert solved == [(0, BATCH), (1, BATCH), (6, BATCH), (7, BATCH)]
 
-    def test_a_training_has_no_noise_of_an_evaluation(self, toys: Path) -> None:
+    def test_trainings_share_no_noise_with_an_evaluation_nor_with_one_another(self, toys: Path) -> None:
         usual = OnlineConfig(num_teacher_steps=12)
-        assert make(toys, usual).manifest.first_seed == 10**9
+        manifests = [make(toys, usual, seed=seed).manifest for seed in (0, 1, 2, 2**32 - 1)]
+        assert manifests[0].first_seed == 10**9
+        assert [one.first_seed - 10**9 for one in manifests[:3]] == [0, manifests[0].num, 2 * manifests[0].num]
+        assert 10**9 <= manifests[3].first_seed <= 2**32 - manifests[3].num
+
+    def test_a_seed_that_is_given_is_the_first_ones_in_every_training(self, toys: Path) -> None:
+        assert {make(toys, seed=seed).manifest.first_seed for seed in (0, 1, 2)} == {3}
 
 
 class Listed(TrajectoryReader):

@@ -66,7 +66,15 @@ def stored(store: Path, teacher_folder: Path | None, device: torch.device) -> Su
 def online(out: Path, folder: Path, config: OnlineConfig, train: TrainConfig, device: torch.device) -> Supply:
     """The teacher in `folder`, at work while the student in `out` is trained; InputError for what it cannot do."""
     teacher = load_teacher(folder, device)
-    manifest = plan_online(out, folder, teacher, config, batch_size=train.batch_size, iterations=train.iterations)
+    manifest = plan_online(
+        out,
+        folder,
+        teacher,
+        config,
+        batch_size=train.batch_size,
+        iterations=train.iterations,
+        seed=train.seed,
+    )
 
     def solve(supply: Supply, student: StudentConfig, grid: Grid) -> TrajectorySource:
         return OnlineTrajectories(

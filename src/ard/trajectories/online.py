@@ -1,7 +1,7 @@
 """Trajectories made while a student trains: a store that is never written, whose shards are pools in memory.
 
 A pool is K trajectories: `pool_batches` batches. Each pool is trained on for `replay_updates` (R) epochs, so that every
-trajectory serves exactly R updates, and is then replaced by the next: trajectory i has the seed first_seed + i. In a
+trajectory serves exactly R updates, and is then replaced by the next: trajectory i has the i-th seed of the run. In a
 pool's first epoch update number k trains on its k-th batch, which the teacher solves just then, all of it together; in
 the other epochs the teacher rests, and the order is drawn anew as that of a store. So the trajectories of an update
 depend on its number only. A run that goes on after a kill solves the pool's batches again when it needs them, each as
@@ -19,6 +19,7 @@ from torch import Tensor
 from ard.diffusion import Solver
 from ard.errors import InputError, require_at_least
 from ard.models.student import StateKind
+from ard.seeds import NUM_SEEDS
 from ard.teacher import Guidance, Teacher, plan_ode
 from ard.trajectories.collect import plan_store, solve_batch
 from ard.trajectories.manifest import Manifest
@@ -40,8 +41,9 @@ class OnlineConfig:
     """--online: how many updates each trajectory serves."""
     pool_batches: int = 32
     """--online: how many batches of trajectories are at hand together."""
-    first_seed: int = EVALUATION_SEEDS.stop
-    """--online: seed of the first trajectory; evaluation's seeds, 1000000 to 999999999, are refused."""
+    first_seed: int | None = None
+    """--online: seed of the first trajectory, not of evaluation's, 1000000 to 999999999. None: behind those, and other
+    trajectories for every --seed."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -54,12 +56,20 @@ class OnlineConfig:
 
 
 def plan_online(
-    out: Path, teacher_folder: Path, teacher: Teacher, config: OnlineConfig, *, batch_size: int, iterations: int
+    out: Path,
+    teacher_folder: Path,
+    teacher: Teacher,
+    config: OnlineConfig,
+    *,
+    batch_size: int,
+    iterations: int,
+    seed: int,
 ) -> Manifest:
     """The manifest of the store that the trajectories of a training would make, with every point of the teacher's."""
     solver, guidance = config.solver, config.guidance
     ode = plan_ode(teacher, num_teacher_steps=config.num_teacher_steps, guidance=guidance, solver=solver)
     pool = config.pool_batches * batch_size
+    num = -(-iterations // config.updates_per_pool) * pool
     manifest = plan_store(
         out,
         teacher_folder,
@@ -67,8 +77,8 @@ def plan_online(
         ode,
         kept=tuple(range(ode.num_teacher_steps + 1)),
         states=tuple(StateKind),
-        num=-(-iterations // config.updates_per_pool) * pool,
-        first_seed=config.first_seed,
+        num=num,
+        first_seed=_own_first_seed(seed, num) if config.first_seed is None else config.first_seed,
         dtype="float32",
         shard_size=pool,
         batch_size=batch_size,
@@ -153,6 +163,12 @@ class OnlineTrajectories(TrajectorySource):
 
 def _joined(batches: Sequence[TrajectoryBatch]) -> TrajectoryBatch:
     return TrajectoryBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def _own_first_seed(seed: int, num: int) -> int:
+    """Where the `num` trajectories of a training with `seed` start: runs of one length and low seeds share none."""
+    start = EVALUATION_SEEDS.stop
+    return start + seed * num % max(NUM_SEEDS - start - num, 1)
 
 
 def _refuse_evaluation_seeds(manifest: Manifest) -> None:
