@@ -254,6 +254,16 @@ class TestSaved:
         with pytest.raises(MissingExtraError, match=r"datasets.*\[data\]"):
             open_pictures(saved)
 
+    def test_labels_below_0_are_none(self, tmp_path: Path) -> None:
+        import datasets
+
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+        rows = [{"image": {"bytes": png(0), "path": None}, "label": -1}]
+        datasets.Dataset.from_list(rows, features=features).save_to_disk(str(tmp_path / "test"))
+        with pytest.raises(InputError, match="have no classes"):
+            open_pictures(tmp_path / "test").require_classes(3)
+        assert all_of(open_pictures(tmp_path / "test")).shape == (1, 3, 8, 8)
+
     def test_a_label_column_of_numbers_serves_too(self, tmp_path: Path) -> None:
         import datasets
 

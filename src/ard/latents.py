@@ -24,6 +24,7 @@ from ard.trajectories.shards import Shard, open_shard, write_shard
 from ard.types import Labels, Latents
 
 SCHEMA, KIND = 1, "latents"
+DECODED = 64  # Pictures in memory together.
 AGAIN = "run the same ard images cache command again"
 
 
@@ -175,9 +176,11 @@ def _encode(
     rows: range, manifest: LatentManifest, pictures: PictureSet, autoencoder: Autoencoder, device: torch.device
 ) -> dict[str, Tensor]:
     """A shard's tensors; InputError when the encoder yields something that float16 cannot hold."""
-    channels = autoencoder.card.image_channels
-    images = pictures.images(rows, size=manifest.size, channels=channels).to(device)
-    mean, std = (values.to("cpu", torch.float16) for values in autoencoder.encode(images))
+    channels, found = autoencoder.card.image_channels, []
+    for start in range(0, len(rows), DECODED):
+        images = pictures.images(rows[start : start + DECODED], size=manifest.size, channels=channels)
+        found.append(autoencoder.encode(images.to(device)))
+    mean, std = (torch.cat(parts).to("cpu", torch.float16) for parts in zip(*found, strict=True))
     if not (mean.isfinite().all() and std.isfinite().all()):
         raise InputError(f"the autoencoder yields infinite or not-a-number latents for {pictures.name_of(rows[0])} on")
     labels = pictures.labels[list(rows)] if len(pictures.labels) else torch.zeros(len(rows), dtype=torch.long)

@@ -144,6 +144,22 @@ class TestCache:
         assert found.manifest.scaling_factor == 0.18215
         assert len(found.shards) == 3
 
+    def test_it_does_not_depend_on_how_many_pictures_are_in_memory(
+        self,
+        cache: Path,
+        photos: Path,
+        autoencoder_folder: Path,
+        tmp_path: Path,
+        made: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("ard.latents.DECODED", 3)
+        made("images", "cache", *cache_options(photos, autoencoder_folder), "--out", tmp_path)
+        ids = torch.arange(10)
+        ours, theirs = (LatentCache(folder).draw(ids, torch.Generator().manual_seed(0)) for folder in (tmp_path, cache))
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-3)
+        assert torch.equal(LatentCache(tmp_path).labels, LatentCache(cache).labels)
+
     def test_each_use_draws_anew_and_the_same_use_the_same(self, cache: Path, latent_teacher: Path) -> None:
         trajectories = manifest_of(latent_teacher)
         real_at = real_samples(open_real_set(cache, trajectories), source_of(trajectories), None, seed=0)

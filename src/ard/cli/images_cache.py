@@ -34,7 +34,7 @@ class ImagesCache:
     size: int = 256
     """Side of the images in pixels."""
     shard_size: int = 1024
-    """Images per file; so many are decoded and encoded between two files."""
+    """Images per file."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False

@@ -15,7 +15,8 @@ LABEL_COLUMNS = ("label", "labels", "cls")
 def open_saved(folder: Path) -> PictureSet:
     """The pictures of its first image column, and its classes; InputError when it has no image column.
 
-    The classes are its one column of named classes, or the whole numbers of a column that is called label.
+    The classes are its one column of named classes, or the whole numbers of a column that is called label. A label
+    below 0, as test sets have it, says that there are none.
     """
     data = open_from_disk(folder)
     columns: dict[str, Any] = data.features.to_dict()
@@ -23,6 +24,8 @@ def open_saved(folder: Path) -> PictureSet:
     if image is None:
         raise InputError(f"{folder} has no column of images, only {', '.join(columns)}")
     label = _label_column(columns)
+    labels = torch.tensor(list(data[label]) if label else [], dtype=torch.long)
+    labels = labels[:0] if (labels < 0).any() else labels
     pictures = data.select_columns([image]).cast_column(image, type(data.features[image])(decode=False))
     files = sorted(path for path in folder.iterdir() if path.suffix in {".arrow", ".json"})
 
@@ -34,8 +37,8 @@ def open_saved(folder: Path) -> PictureSet:
         path=folder,
         kind="data set",
         count=len(data),
-        labels=torch.tensor(list(data[label]) if label else [], dtype=torch.long),
-        class_names=tuple(columns[label].get("names", ())) if label else (),
+        labels=labels,
+        class_names=tuple(columns[label].get("names", ())) if label and len(labels) else (),
         identity=identity_of(files, folder),
         read=read,
         name_of=lambda index: f"row {index} of {folder}",
