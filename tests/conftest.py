@@ -17,7 +17,8 @@ from torch import nn
 from ard.diffusion import Diffusion, DiffusionKind
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import Transformer, TransformerConfig
-from ard.teacher import Teacher
+from ard.students import StudentCard, build_student
+from ard.teacher import Guidance, Ode, Teacher, TeacherRef
 from ard.timegrid import uniform_indices
 
 torch.set_num_threads(1)
@@ -77,6 +78,32 @@ def make_student(make_network: Callable[..., Transformer]) -> Callable[..., Stud
         if not fresh:
             randomise(student)
         return student
+
+    return make
+
+
+@pytest.fixture
+def make_carded_student() -> Callable[..., tuple[Student, StudentCard]]:
+    """make_carded_student(channels, **config): a random student in float32 of three steps, with its card."""
+
+    def make(channels: int = 1, **config: Any) -> tuple[Student, StudentCard]:
+        diffusion = Diffusion()
+        times = diffusion.teacher_times(12)
+        card = StudentCard(
+            student=StudentConfig(**{"num_steps": 3, "history_blocks": 2, **config}),
+            network=TransformerConfig(**{**SHAPE, "channels": channels}),
+            diffusion=diffusion,
+            grid=(0, 4, 8, 12),
+            ode=Ode(times=times, solver=diffusion.default_solver, guidance=Guidance(cfg_scale=1.25, cfg_channels=-1)),
+            teacher=TeacherRef(hash="0123456789abcdef", path="../teacher", data=None),
+            recipe="fedcba9876543210",
+            iterations=7,
+            seed=1,
+            seconds=2.0,
+        )
+        student = build_student(card).eval().requires_grad_(requires_grad=False)
+        randomise(student)
+        return student, card
 
     return make
 

@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,64 @@ class TestDecode:
     def test_images_of_a_student_of_pictures_stay_as_they_are(self) -> None:
         images = some_latents(channels=3)
         assert load_decoder(None, CPU)(images) is images
+
+    @pytest.mark.parametrize("image_size", [(512, 8), (1024, 2), (2048, 1)])
+    def test_fewer_large_images_are_decoded_together(
+        self, autoencoder_folder: Path, image_size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (side, together), autoencoder = image_size, load_autoencoder(autoencoder_folder, CPU)
+        counts: list[int] = []
+
+        def counted(latents: Tensor, *, return_dict: bool) -> tuple[Tensor]:
+            assert not return_dict
+            counts.append(len(latents))
+            return (latents[:, :3],)
+
+        monkeypatch.setattr(autoencoder.network, "decode", counted)
+        autoencoder.decode(torch.zeros(9, 4, side // 2, 8))
+        assert counts == [together] * (9 // together) + [9 % together] * (9 % together > 0)
+
+    def test_a_large_image_is_decoded_in_tiles_and_no_other_one(
+        self, autoencoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        autoencoder = load_autoencoder(autoencoder_folder, CPU)
+        latents = torch.randn(2, 4, 24, 20, generator=torch.Generator().manual_seed(1))  # Tiles are 16 latents wide.
+        whole = autoencoder.decode(latents)
+        monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 47)
+        tiled = autoencoder.decode(latents)
+        assert torch.equal(tiled, autoencoder.network.tiled_decode(latents / 0.18215).sample)
+        assert not torch.equal(tiled, whole)
+        assert tiled.shape == whole.shape
+        assert not autoencoder.network.use_tiling
+        monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 48)
+        assert torch.equal(autoencoder.decode(latents), whole)
+
+    def test_threads_decode_one_after_the_other(
+        self, autoencoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The settings that a decoding changes are the process's."""
+        autoencoder, at_work, most = load_autoencoder(autoencoder_folder, CPU), [], []
+
+        def counted(latents: Tensor, *, return_dict: bool) -> tuple[Tensor]:
+            assert not return_dict
+            at_work.append(1)
+            time.sleep(0.05)
+            most.append(len(at_work))
+            at_work.pop()
+            return (latents[:, :3],)
+
+        monkeypatch.setattr(autoencoder.network, "decode", counted)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(autoencoder.decode, some_latents(8).split(2)))
+        assert most == [1, 1, 1, 1]
+
+    def test_tiles_that_were_asked_for_stay(self, autoencoder_folder: Path) -> None:
+        autoencoder = load_autoencoder(autoencoder_folder, CPU)
+        latents = torch.randn(1, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+        whole = autoencoder.decode(latents)
+        autoencoder.network.enable_tiling()
+        assert not torch.equal(autoencoder.decode(latents), whole)
+        assert autoencoder.network.use_tiling
 
 
 def keep_nothing(folder: Path) -> None:

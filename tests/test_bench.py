@@ -11,6 +11,7 @@ from ard import cli
 from ard.analysis.flops import student_row
 from ard.bench import training
 from ard.bench.ceilings import Ceiling, best_flops, measure_ceilings, product_shapes
+from ard.bench.collecting import ways
 from ard.bench.contenders import contenders, random_batch, random_network, random_student, require_equal
 from ard.bench.dense import dense_forward
 from ard.bench.measure import Timed, measure_rows, ratios
@@ -22,6 +23,7 @@ from ard.models.student import Prediction, StateKind, StudentConfig
 from ard.models.transformer import Transformer, TransformerConfig
 
 CPU = torch.device("cpu")
+KD = StudentConfig(num_steps=1, mask=HistoryMask.DIAGONAL, history_blocks=0)
 SHAPE = TransformerConfig(width=32, depth=3, num_heads=2, patch_size=2, latent_size=8, channels=3, num_classes=4)
 
 
@@ -89,6 +91,31 @@ class TestContenders:
     def test_no_weight_is_zero(self, network: Transformer) -> None:
         student = random_student(network, StudentConfig(num_steps=2, history=HistoryAttention.GATED))
         assert all((one != 0).all() for one in student.parameters())
+
+
+class TestCollecting:
+    """The teacher in the ways that it may be run for a store."""
+
+    def test_an_interval_costs_less_and_every_way_draws_images(self, network: Transformer) -> None:
+        batch = random_batch(SHAPE, 2, CPU)
+        eager, interval, rounded = ways(["eager", "interval", "bf16"], network, batch, num_teacher_steps=8)
+        assert eager.macs == rounded.macs == 16 * student_row(SHAPE, KD).cost.total
+        assert interval.macs == 13 * student_row(SHAPE, KD).cost.total, "0.75 to 0.25 in eighths"
+        images = [one.run() for one in (eager, interval, rounded)]
+        assert all(one.shape == (2, 3, 8, 8) and one.dtype == torch.float32 for one in images)
+        assert 1e-4 < float((images[2] - images[0]).norm() / images[0].norm()) < 0.3
+        assert not torch.allclose(images[1], images[0])
+
+    @pytest.mark.parametrize("name", ["teacher25", "eager-bf16", "bf16-bf16", ""])
+    def test_a_way_that_none_is_is_refused(self, network: Transformer, name: str) -> None:
+        with pytest.raises(InputError, match="--ways: unknown way"):
+            ways([name], network, random_batch(SHAPE, 1, CPU), num_teacher_steps=2)
+
+    def test_the_teacher_of_the_others_is_the_eager_one(self, network: Transformer) -> None:
+        batch = random_batch(SHAPE, 2, CPU)
+        (eager,) = ways(["eager"], network, batch, num_teacher_steps=5)
+        (teacher,) = contenders(["teacher5"], network, batch)
+        torch.testing.assert_close(eager.run(), teacher.run(), rtol=1e-5, atol=1e-5)
 
 
 class TestTraining:
@@ -208,9 +235,29 @@ class TestCommands:
         assert cli.run(["bench", "train", *words]) == 0
         assert "dense / ours, batch 2" in capsys.readouterr().out
 
+    def test_collect_prints_its_ways_and_their_ratios(self, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["--model", "tiny/4", "--num-teacher-steps", "4", "--rounds", "1", "--device", "cpu"]
+        assert cli.run(["bench", "collect", *words, "--ways", "eager,interval"]) == 0
+        assert "eager / interval, batch 1" in capsys.readouterr().out
+
+    def test_train_compares_the_variants_of_ours_and_counts_their_memory(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch, "compile", lambda part, **_: part)
+        words = ["--model", "tiny/4", "--history", "gated", "--batch", "24", "--rounds", "1", "--device", "cpu"]
+        path = ["--json", str(tmp_path / "rows.json")]
+        assert cli.run(["bench", "train", *words, "--layouts", "ours,recomputed,compiled", *path]) == 0
+        told = capsys.readouterr().out
+        assert "recomputed / ours, batch 24" in told
+        assert "ours / compiled, batch 24" in told
+        peaks = {row["model"]: row["peak_mb"] for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
+        assert peaks["recomputed"] < peaks["ours"]
+        assert peaks["compiled"] is None, "what compiled code allocates is not seen"
+
     @pytest.mark.parametrize(
         ("words", "line"),
         [
+            ("train --layouts sparse", "'sparse' is unknown"),
             ("latency --model DiT-Q/2", "unknown model 'DiT-Q/2'"),
             ("latency --model tiny/2 --models ard4-n9", "history_blocks is 9"),
             ("latency --batch 0", "a batch has at least 1 image"),

@@ -1,6 +1,7 @@
 """The noise processes, their conversions and one solver step, against closed forms and independent arithmetic."""
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ard.diffusion import (
     Diffusion,
     DiffusionKind,
+    Extrapolation,
     FlowClock,
     Solver,
     TimeSpacing,
@@ -160,7 +162,7 @@ def test_heun_averages_the_slopes_at_both_ends() -> None:
     torch.testing.assert_close(output, (slope(x, full(0.8)) + at_end) / 2, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize(("solver", "calls"), [(Solver.DDIM, 1), (Solver.EULER, 1), (Solver.HEUN, 2)])
+@pytest.mark.parametrize(("solver", "calls"), [(one, 2 if one is Solver.HEUN else 1) for one in Solver])
 def test_a_solver_calls_the_network_once_or_twice(solver: Solver, calls: int) -> None:
     times: list[float] = []
 
@@ -170,6 +172,69 @@ def test_a_solver_calls_the_network_once_or_twice(solver: Solver, calls: int) ->
 
     solver_output(denoise, Diffusion(kind=FLOW), latents(0), full(0.8), full(0.5), solver=solver)
     assert times == [0.8, 0.5][:calls]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_for_a_clean_estimate_splits_into_it(kind: DiffusionKind) -> None:
+    diffusion, x, x_0_hat = Diffusion(kind=kind), latents(0), latents(1)
+    t = some_times(diffusion)[:3].repeat(2)[:4].clamp(min=1 if kind is VP else 0.01)
+    output = diffusion.output_for(x, x_0_hat, t)
+    torch.testing.assert_close(diffusion.split(x, output, t)[0], x_0_hat, rtol=0, atol=1e-11)
+
+
+def toy_denoiser(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return (x + t.view(-1, 1, 1, 1) / 500).sin()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' with this numpy.
+@pytest.mark.parametrize("count", [2, 5, 12])
+@pytest.mark.parametrize("kind", KINDS)
+def test_extrapolated_steps_are_those_of_diffusers_dpm_solver(kind: DiffusionKind, count: int) -> None:
+    """Also for flow, on our times in place of its own: its first lambda is minus infinity, as ours."""
+    diffusion = Diffusion(kind=kind)
+    scheduler, times = make_dpm_solver(diffusion, count)
+    x, extrapolate = latents(0), Extrapolation(diffusion)
+    theirs = x.float()
+    for start, end, timestep in zip(times[:-1], times[1:], scheduler.timesteps, strict=True):
+        network_output = toy_denoiser(theirs, full(start).float())
+        theirs = scheduler.step(network_output, timestep, theirs).prev_sample
+        output = extrapolate(x, toy_denoiser(x, full(start)), full(start), full(end))
+        x = ddim_step(diffusion, x, output, full(start), full(end))
+        torch.testing.assert_close(x.float(), theirs, rtol=1e-4, atol=1e-4 * float(x.abs().max()))
+
+
+def make_dpm_solver(diffusion: Diffusion, count: int) -> tuple[Any, tuple[float, ...]]:
+    """diffusers' second-order DPM-Solver++ on our teacher's times, and these times."""
+    schedulers = pytest.importorskip("diffusers.schedulers")
+    flow, times = diffusion.kind is FLOW, diffusion.teacher_times(count)
+    scheduler = schedulers.DPMSolverMultistepScheduler(
+        beta_schedule="linear",
+        beta_start=diffusion.beta_start,
+        beta_end=diffusion.beta_end,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+        prediction_type="flow_prediction" if flow else "epsilon",
+        use_flow_sigmas=flow,
+    )
+    if flow:
+        scheduler.set_timesteps(count)
+        scheduler.sigmas, scheduler.timesteps = torch.tensor(times), 1000 * torch.tensor(times[:-1])
+    else:
+        scheduler.set_timesteps(timesteps=[int(t - 1) for t in times[:-1]])
+    return scheduler, times
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extrapolation_is_first_order_at_both_ends(kind: DiffusionKind) -> None:
+    diffusion, extrapolate, x = Diffusion(kind=kind), Extrapolation(Diffusion(kind=kind)), latents(0)
+    first, second, third = latents(1), latents(2), latents(3)
+    start, middle, late = (full(round(part * diffusion.max_time, 1)) for part in (1.0, 0.6, 0.2))
+    assert torch.equal(extrapolate(x, first, start, middle), first)
+    led_on = extrapolate(x, second, middle, late)
+    assert led_on.isfinite().all()
+    assert torch.allclose(led_on, second) == (kind is FLOW), "flow's lambda comes from minus infinity"
+    torch.testing.assert_close(extrapolate(x, third, late, full(0.0)), third)
 
 
 def test_25_vp_steps_have_dits_spacing() -> None:
@@ -189,6 +254,34 @@ def test_25_vp_steps_have_dits_spacing() -> None:
 )
 def test_vp_times_may_lead_or_trail(spacing: TimeSpacing, count: int, wanted: list[int]) -> None:
     assert list(Diffusion(kind=VP, spacing=spacing).teacher_times(count)) == wanted
+
+
+def test_times_may_be_even_in_lambda() -> None:
+    diffusion = Diffusion(kind=VP, spacing=TimeSpacing.LOG_SNR)
+    times = diffusion.teacher_times(12)
+    assert (times[0], times[-2:]) == (1000, (1, 0))
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    values = np.log(alpha_bar / (1 - alpha_bar))[np.array(times[:-1], dtype=int) - 1] / 2
+    np.testing.assert_allclose(values, diffusion.lambda_at(torch.tensor(times[:-1], dtype=torch.float64)), rtol=1e-9)
+    steps = np.diff(values)[:-2]  # The last two are of single times: there is nothing between.
+    np.testing.assert_allclose(steps, steps.mean(), rtol=0.1)
+
+
+@pytest.mark.parametrize("count", [2, 5, 48, 250, 999, 1000])
+def test_times_even_in_lambda_fall_strictly_however_many(count: int) -> None:
+    times = Diffusion(kind=VP, spacing=TimeSpacing.LOG_SNR).teacher_times(count)
+    assert len(times) == count + 1
+    assert (times[0], times[-2], times[-1]) == (1000, 1, 0)
+    assert (np.diff(times) < 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lambda_is_infinite_where_there_is_no_signal_or_no_noise(kind: DiffusionKind) -> None:
+    diffusion = Diffusion(kind=kind)
+    start, middle, end = diffusion.lambda_at(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64) * diffusion.max_time)
+    assert end == np.inf
+    assert (start == -np.inf) == (kind is FLOW)
+    assert start < middle < end
 
 
 @pytest.mark.parametrize(("clock", "fed"), [(FlowClock.SCALED, 300), (FlowClock.PLAIN, 0.3), (FlowClock.REVERSED, 0.7)])
@@ -258,7 +351,8 @@ def test_training_times_are_a_function_of_the_generator(kind: DiffusionKind) -> 
     assert not torch.equal(first, other)
 
 
-FITTING = {(VP, Solver.DDIM), (FLOW, Solver.EULER), (FLOW, Solver.HEUN)}
+MULTISTEP = {(VP, Solver.DPMPP_2M), (FLOW, Solver.DPMPP_2M)}
+FITTING = {(VP, Solver.DDIM), (FLOW, Solver.EULER), (FLOW, Solver.HEUN), *MULTISTEP}
 
 
 @pytest.mark.parametrize("solver", Solver)

@@ -14,7 +14,8 @@ from ard.evaluation.evaluate import Row, Scores
 from ard.files import write_json
 from ard.models.student import StudentConfig
 from ard.models.transformer import named_config
-from ard.reproduce.imagenet import GRIDS, KEPT, ImagenetConfig, imagenet_plan, run_imagenet
+from ard.presets.paper import GRIDS, TRAJECTORIES
+from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
 from ard.reproduce.paper import ARD_4, ARD_4_ALL, CLAIMS, STEP_4, TABLE_1, Claim, Metric, PaperRow, Setting
 from ard.reproduce.recipes import RECIPES
 from ard.reproduce.report import report, results_of, verdict
@@ -156,7 +157,7 @@ class TestImagenet:
         }
         (collect,) = parsed["trajectories"]
         assert (collect.num_teacher_steps, collect.guidance.cfg_scale, collect.guidance.cfg_channels) == (25, 1.5, 3)
-        assert collect.grid == KEPT
+        assert collect.grid == TRAJECTORIES.grid
         for row, student, evaluation in zip(TABLE_1, parsed["students"], parsed["evaluation"], strict=True):
             assert student.trajectories == collect.out
             assert student.grid == GRIDS[row.setting.num_steps]
@@ -191,7 +192,7 @@ class TestImagenet:
         shown = imagenet_plan(tmp_path, ImagenetConfig(tflops=100.0))
         assert shown["hours"]["collect"] == pytest.approx(shown["flop"]["collect"] / 1e14 / 3600, abs=0.06)
         assert shown["flop"]["collect"] == pytest.approx(2_560_000 * 50 * 2 * 118.6214e9, rel=1e-5)
-        assert shown["flop"]["step-s4"] == pytest.approx(300_000 * 64 * 4 * 3 * 2 * 118.6214e9, rel=1e-5)
+        assert shown["flop"]["imagenet256-step"] == pytest.approx(300_000 * 64 * 4 * 3 * 2 * 118.6214e9, rel=1e-5)
 
     def test_without_weights_and_data_it_stops_with_what_is_missing(self, tmp_path: Path) -> None:
         (tmp_path / "vae").mkdir()

@@ -1,14 +1,17 @@
 """The teacher: its PF-ODE against the analytic solution, its guidance, its trajectories and both kinds of state."""
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ard.diffusion import Diffusion, DiffusionKind, Solver
+from ard.config import from_plain, to_plain
+from ard.diffusion import Diffusion, DiffusionKind, Solver, TimeSpacing
 from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.teacher import Guidance, Ode, Solution, Teacher, noise_for_seeds, plan_ode, solve_pf_ode
@@ -19,7 +22,8 @@ MakeLatents = Callable[..., Tensor]
 VP, FLOW = DiffusionKind.VP, DiffusionKind.FLOW
 UNGUIDED = Guidance(cfg_scale=1.0)
 LABEL = torch.tensor([4, 1, 0])
-SOLVERS = [(VP, Solver.DDIM), (FLOW, Solver.EULER), (FLOW, Solver.HEUN)]
+MULTISTEP = [(VP, Solver.DPMPP_2M), (FLOW, Solver.DPMPP_2M)]
+SOLVERS = [(VP, Solver.DDIM), (FLOW, Solver.EULER), (FLOW, Solver.HEUN), *MULTISTEP]
 
 every_solver = pytest.mark.parametrize(("kind", "solver"), SOLVERS)
 
@@ -74,6 +78,15 @@ def test_the_solver_meets_the_analytic_solution_at_its_order(
     assert errors[-1] < 0.05
     slope = np.polyfit(np.log(1 / num_steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("std", [0.5, 2.0])
+@pytest.mark.parametrize(("kind", "steps"), [(VP, (20, 40)), (FLOW, (240, 600))])
+def test_the_multistep_solver_has_second_order(kind: DiffusionKind, steps: tuple[int, ...], std: float) -> None:
+    """Flow's steps are even in time and not in lambda, which costs a logarithm at both ends: so many steps there."""
+    errors = [float(gaussian_errors(kind, Solver.DPMPP_2M, std, n)[0][-1]) for n in steps]
+    slope = np.polyfit(np.log(1 / np.array(steps)), np.log(errors), 1)[0]
+    assert slope == pytest.approx(2, abs=0.2)
 
 
 @every_solver
@@ -189,6 +202,91 @@ def test_predictions_keep_the_precision_of_the_state(
     assert teacher.denoise(LABEL, Guidance(cfg_scale=2.0))(x, t).dtype == torch.float64
 
 
+def test_the_multistep_solver_takes_vp_times_even_in_lambda_unless_told_otherwise(make_teacher: MakeTeacher) -> None:
+    plan = functools.partial(plan_ode, make_teacher(VP), num_teacher_steps=8, guidance=UNGUIDED)
+    even = Diffusion(kind=VP, spacing=TimeSpacing.LOG_SNR).teacher_times(8)
+    assert plan(solver=Solver.DPMPP_2M).times == plan(solver=Solver.DDIM, spacing=TimeSpacing.LOG_SNR).times == even
+    assert plan(solver=Solver.DPMPP_2M, spacing=TimeSpacing.LINSPACE).times == Diffusion(kind=VP).teacher_times(8)
+    leading = replace(make_teacher(VP), diffusion=Diffusion(kind=VP, spacing=TimeSpacing.LEADING))
+    ode = plan_ode(leading, num_teacher_steps=8, guidance=UNGUIDED)
+    assert ode.times == leading.diffusion.teacher_times(8)
+
+
+def test_a_flow_teacher_has_no_spacing_to_choose(make_teacher: MakeTeacher) -> None:
+    with pytest.raises(InputError, match="spacing is trailing, and a flow teacher's times are even"):
+        plan_ode(make_teacher(), num_teacher_steps=4, guidance=UNGUIDED, spacing=TimeSpacing.TRAILING)
+
+
+INTERVALS = {  # By kind, an interval and which of the 4 steps' times it holds.
+    VP: [
+        ((0.0, 1000.0), (1000, 667, 334, 1)),
+        ((300.0, 700.0), (667, 334)),
+        ((667.0, 667.0), (667,)),
+        ((2.0, 9.0), ()),
+    ],
+    FLOW: [((0.0, 1.0), (1, 0.75, 0.5, 0.25)), ((0.3, 0.8), (0.75, 0.5)), ((0.5, 0.5), (0.5,)), ((0.6, 0.7), ())],
+}
+
+
+def interval_ode(teacher: Teacher, interval: tuple[float, float] | None, solver: Solver | None = None) -> Ode:
+    """Four guided steps; an interval that holds none of them is refused by `plan_ode` only."""
+    spacing = TimeSpacing.LINSPACE if teacher.diffusion.kind is VP else None
+    guidance = Guidance(cfg_scale=2.0)
+    ode = plan_ode(teacher, num_teacher_steps=4, guidance=guidance, solver=solver, spacing=spacing)
+    return replace(ode, guidance=replace(ode.guidance, cfg_interval=interval))
+
+
+@every_solver
+@pytest.mark.parametrize("index", range(4))
+def test_outside_its_interval_guidance_costs_one_row_and_the_nfe_counts_it(
+    kind: DiffusionKind, solver: Solver, index: int, make_teacher: MakeTeacher, make_latents: MakeLatents
+) -> None:
+    teacher, (interval, inside) = make_teacher(kind), INTERVALS[kind][index]
+    ode = interval_ode(teacher, interval, solver)
+    rows = count_forwards(teacher.network)
+    solve_pf_ode(teacher, make_latents(3), LABEL, ode=ode, kept=(0, 4))
+    assert sum(rows) == 3 * ode.nfe
+    if solver is not Solver.HEUN:
+        assert rows == [6 if round(t, 2) in inside else 3 for t in ode.times[:-1]]
+
+
+@pytest.mark.parametrize("kind", DiffusionKind)
+def test_an_interval_of_all_times_is_plain_guidance_and_one_of_none_is_no_guidance(
+    kind: DiffusionKind, make_teacher: MakeTeacher, make_latents: MakeLatents
+) -> None:
+    teacher, noise = make_teacher(kind), make_latents(3)
+    plain = interval_ode(teacher, None)
+    odes = {
+        "plain": plain,
+        "all": interval_ode(teacher, INTERVALS[kind][0][0]),
+        "some": interval_ode(teacher, INTERVALS[kind][1][0]),
+        "none": interval_ode(teacher, INTERVALS[kind][3][0]),
+        "unguided": replace(plain, guidance=UNGUIDED),
+    }
+    ends = {name: solve_pf_ode(teacher, noise, LABEL, ode=ode, kept=(0, 4)).x_t for name, ode in odes.items()}
+    assert torch.equal(ends["all"], ends["plain"])
+    assert torch.equal(ends["none"], ends["unguided"])
+    assert not torch.allclose(ends["some"], ends["plain"])
+    assert not torch.allclose(ends["some"], ends["unguided"])
+
+
+def test_an_intervals_ends_belong_to_it_whatever_the_rounding(make_teacher: MakeTeacher) -> None:
+    teacher = make_teacher()
+    teacher.network.float()
+    guidance = Guidance(cfg_scale=2.0, cfg_interval=(0.1, 0.3))  # The grid: 0.30000000000000004, 0.09999999999999998.
+    ode = plan_ode(teacher, num_teacher_steps=10, guidance=guidance)
+    rows = count_forwards(teacher.network)
+    solve_pf_ode(teacher, noise_for_seeds(range(1), (2, 8, 8)), LABEL[:1], ode=ode, kept=(0, 10))
+    assert rows == [1, 1, 1, 1, 1, 1, 1, 2, 2, 2]
+    assert ode.nfe == 13
+
+
+def test_guidance_without_an_interval_is_stored_as_before() -> None:
+    assert to_plain(Guidance()) == {"cfg_scale": 1.5, "cfg_channels": None}
+    interval = Guidance(cfg_interval=(0.25, 1.0))
+    assert from_plain(Guidance, to_plain(interval), where="here") == interval
+
+
 # Trajectories.
 
 
@@ -297,6 +395,32 @@ def test_a_scale_that_is_no_number_from_one_on_is_refused(cfg_scale: float, make
 def test_more_guided_channels_than_there_are_is_refused(cfg_channels: int, make_teacher: MakeTeacher) -> None:
     with pytest.raises(InputError, match=rf"cfg_channels is {cfg_channels}; the latents have 2"):
         plan_ode(make_teacher(), num_teacher_steps=4, guidance=Guidance(cfg_channels=cfg_channels))
+
+
+@pytest.mark.parametrize("interval", [(0.7, 0.3), (-0.1, 0.5), (0.1, math.inf), (math.nan, 1.0)])
+def test_an_interval_that_is_none_is_refused(interval: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match=r"cfg_interval is .*the lower one first"):
+        Guidance(cfg_interval=interval)
+
+
+def test_a_stored_interval_of_three_times_is_refused() -> None:
+    stored = {"cfg_scale": 1.5, "cfg_channels": -1, "cfg_interval": [0.1, 0.2, 0.3]}
+    with pytest.raises(InputError, match=r"^here: cfg_interval is \[0.1, 0.2, 0.3\]; a list of 2 is expected"):
+        from_plain(Guidance, stored, where="here")
+
+
+@pytest.mark.parametrize(
+    ("cfg_scale", "interval", "line"),
+    [
+        (1.0, (0.2, 0.8), "cfg_interval is 0.2 0.8, and cfg_scale is 1"),
+        (2.0, (0.55, 0.6), "no step of the solver lies there; times run from 1 to 0"),
+    ],
+)
+def test_an_interval_that_does_nothing_is_refused(
+    cfg_scale: float, interval: tuple[float, float], line: str, make_teacher: MakeTeacher
+) -> None:
+    with pytest.raises(InputError, match=line):
+        plan_ode(make_teacher(), num_teacher_steps=4, guidance=Guidance(cfg_scale=cfg_scale, cfg_interval=interval))
 
 
 def test_a_solver_of_another_diffusion_is_refused(make_teacher: MakeTeacher) -> None:

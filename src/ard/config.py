@@ -84,7 +84,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise InputError(f"{where} is {value!r}; a list is expected")
-        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+        kinds = typing.get_args(hint)
+        if ... not in kinds and len(value) != len(kinds):
+            raise InputError(f"{where} is {value!r}; a list of {len(kinds)} is expected")
+        return tuple(_convert(kinds[0], item, where) for item in value)
     if issubclass(hint, StrEnum) and value not in list(hint):
         raise InputError(f"{where} is {value!r}; allowed: {', '.join(hint)}")
     accepted = {float: (int, float), Path: (str,)}.get(hint, (str,) if issubclass(hint, str) else (hint,))

@@ -1,14 +1,25 @@
 """Where to compute, and in which precision."""
 
 import os
+import shutil
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.utils._triton import has_triton
 
 from ard.errors import InputError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Precision(StrEnum):
+    """In which precision a network computes."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"  # 8 bits of precision, the range of fp32.
 
 
 def resolve_device(name: DeviceName) -> torch.device:
@@ -27,9 +38,26 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, without waiting for what is computed there: a GPU copies from page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "mps")
+
+
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """Bf16 on top of fp32 weights where a GPU has it; fp32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=autocast_dtype(device) is not None)
+
+
+def require_compiler(device: torch.device) -> None:
+    """InputError when nothing on this machine compiles for `device`."""
+    on_gpu = device.type == "cuda"
+    if not (has_triton() if on_gpu else any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))):
+        what = "Triton and a GPU that it knows" if on_gpu else "a C++ compiler such as g++"
+        raise InputError(
+            f"compiling needs {what}, which is not there; install it or leave out --compile (or --speed compiled)"
+        )
 
 
 def default_workers(device: torch.device) -> int:

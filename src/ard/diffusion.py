@@ -24,11 +24,12 @@ class DiffusionKind(StrEnum):
 
 
 class TimeSpacing(StrEnum):
-    """Which of its discrete times a VP teacher's solver visits; the names are diffusers'."""
+    """Which of its discrete times a VP teacher's solver visits; the first three are diffusers' names."""
 
     LINSPACE = "linspace"  # Evenly from the first to the last, rounded: DiT's own.
     LEADING = "leading"  # Whole strides up from the first: DDIM's (Song et al., 2021), and diffusers' default.
     TRAILING = "trailing"  # Strides down from the last (Lin et al., 2024).
+    LOG_SNR = "log_snr"  # Evenly in the logarithm of the signal-to-noise ratio: DPM-Solver's (Lu et al., 2022).
 
 
 class FlowClock(StrEnum):
@@ -45,6 +46,7 @@ class Solver(StrEnum):
     DDIM = "ddim"  # First order, deterministic (Song et al., 2021): the paper's, for VP.
     EULER = "euler"  # First order, for flow. The same formula as DDIM.
     HEUN = "heun"  # Second order, two evaluations per step, for flow.
+    DPMPP_2M = "dpmpp_2m"  # DPM-Solver++(2M), second order, one evaluation per step (Lu et al., 2022), for both.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,11 @@ class Diffusion:
         index = t.round().long()
         return alpha[index], sigma[index]
 
+    def lambda_at(self, t: Times) -> Times:
+        """Half of the logarithm of the signal-to-noise ratio, log(alpha / sigma); infinite where one of them is 0."""
+        alpha, sigma = self.alpha_sigma(t)
+        return alpha.log() - sigma.log()
+
     def network_time(self, t: Times) -> Times:
         """What the network's time embedding is fed. VP counts its 1000 noisy times from 0, as DiT does."""
         if self.kind is DiffusionKind.VP:
@@ -109,6 +116,11 @@ class Diffusion:
         if self.kind is DiffusionKind.VP:
             return (x - sigma * output) / alpha, output
         return x - sigma * output, x + alpha * output
+
+    def output_for(self, x: Latents, x_0_hat: Latents, t: Times) -> Latents:
+        """The network output at `x` that implies this clean estimate; `t` is above 0."""
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return (x - (alpha if self.kind is DiffusionKind.VP else 1) * x_0_hat) / sigma
 
     def add_noise(self, x_0: Latents, noise: Latents, t: Times) -> Latents:
         """The forward process: x_t = alpha x_0 + sigma noise."""
@@ -138,6 +150,18 @@ class Diffusion:
                 return [step * (last // count) + 1 for step in reversed(steps)]
             case TimeSpacing.TRAILING:
                 return [round(last - step * last / count) for step in steps]
+            case TimeSpacing.LOG_SNR:
+                return self._times_even_in_lambda(count)
+
+    def _times_even_in_lambda(self, count: int) -> list[int]:
+        """`count` of the noisy times, noise first, each the nearest that is left to an even grid in lambda."""
+        values = self.lambda_at(torch.arange(1, self.num_train_steps + 1, dtype=torch.float64))
+        wanted = torch.linspace(float(values[-1]), float(values[0]), count, dtype=torch.float64)
+        times = [self.num_train_steps + 1]
+        for left, value in zip(range(count, 0, -1), wanted, strict=True):
+            nearest = int((values - value).abs().argmin()) + 1
+            times.append(max(min(nearest, times[-1] - 1), left))
+        return times[1:]
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Times:
         """Training times. VP: uniform. FLOW: logit-normal (scale 1.2), 10 % uniform, 3 % exactly 1.
@@ -170,18 +194,44 @@ def solver_output(
     """The constant network output whose `ddim_step` from `t` to `t_next` is the solver's step.
 
     `denoise(x, t)` is the guided network. DDIM and EULER use its output at `t`; HEUN averages the slopes at both ends.
+    What DPMPP_2M adds to the output at `t` needs the step before: see `Extrapolation`.
     """
     output = denoise(x, t)
     match solver:
-        case Solver.DDIM | Solver.EULER:
+        case Solver.DDIM | Solver.EULER | Solver.DPMPP_2M:
             return output
         case Solver.HEUN:
             return (output + denoise(ddim_step(diffusion, x, output, t, t_next), t_next)) / 2
 
 
+class Extrapolation:
+    """What makes DDIM's step DPM-Solver++(2M)'s: the clean estimate is led on along those of this step and the last.
+
+    With lambda = log(alpha / sigma) and h the step in it, D = x_0_hat + h / (2 h_before) (x_0_hat - x_0_hat_before),
+    and the step is DDIM's with D (Algorithm 2 of Lu et al., 2022). The first step has nothing before it, and at the
+    ends of time, where lambda is infinite, the formula has no value or its limit D = x_0_hat: those are first order.
+    """
+
+    def __init__(self, diffusion: Diffusion) -> None:
+        self.diffusion = diffusion
+        self.before: tuple[Latents, Times] | None = None
+        """The last step's clean estimate and lambda."""
+
+    def __call__(self, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:
+        """The output at `x` that implies D, given the network's own; steps must come in their order."""
+        x_0_hat, start, end = self.diffusion.split(x, output, t)[0], *map(self.diffusion.lambda_at, (t, t_next))
+        before, self.before = self.before, (x_0_hat, start)
+        if before is None:
+            return output
+        weight = ((end - start) / (2 * (start - before[1]))).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        led_on = x_0_hat + _per_row(weight, x) * (x_0_hat - before[0])
+        return self.diffusion.output_for(x, led_on, t)
+
+
 def check_solver(diffusion: Diffusion, solver: Solver) -> None:
     """InputError unless `solver` is defined for `diffusion`."""
-    allowed = (Solver.DDIM,) if diffusion.kind is DiffusionKind.VP else (Solver.EULER, Solver.HEUN)
+    own = (Solver.DDIM,) if diffusion.kind is DiffusionKind.VP else (Solver.EULER, Solver.HEUN)
+    allowed = (*own, Solver.DPMPP_2M)
     if solver not in allowed:
         raise InputError(f"solver {solver} does not fit the diffusion {diffusion.kind}; allowed: {', '.join(allowed)}")
 

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from ard.devices import autocast_dtype
+from ard.devices import autocast_dtype, require_compiler
 from ard.graphs import captured, with_fastest_attention
+from ard.models.backbones import require_dit
 from ard.models.layers import modulate
 from ard.models.packed import with_packed_weights
 from ard.models.student import History, Student
@@ -56,7 +57,7 @@ class FastSampler:
     """
 
     def __init__(self, student: Student, *, dtype: torch.dtype | None = None, compiled: bool = False) -> None:
-        given = student.network.x_embedder.weight.dtype
+        given = require_dit(student.network).x_embedder.weight.dtype
         self.dtype = dtype or given
         self.student = student if self.dtype == given else copy.deepcopy(student).to(self.dtype)
         self.student = self.student if compiled else with_packed_weights(self.student)
@@ -65,6 +66,7 @@ class FastSampler:
         blocks: Any = self.student.network.blocks
         self.blocks: list[tuple[Callable[..., Any], ...]] = [(block.enter, block.leave) for block in blocks]
         if compiled:
+            require_compiler(student.tau.device)
             static = functools.partial(torch.compile, fullgraph=True, dynamic=False)
             self.blocks = [(static(enter), static(leave)) for enter, leave in self.blocks]
         self._graphs: dict[int, Callable[..., Tensor]] = {}
@@ -80,7 +82,7 @@ class FastSampler:
         return self._graphs[size](noise, label)
 
     def _draw(self, noise: Latents, label: Labels) -> Latents:
-        network, cache = self.student.network, self.student.make_cache(noise)
+        network, cache = require_dit(self.student.network), self.student.make_cache(noise)
         tables, state = self.modulation(label), network.patchify(noise)
         for step, constants in enumerate(self.steps):
             history = History(self.student, step, 1, cache)
@@ -89,7 +91,7 @@ class FastSampler:
 
     def _step(self, state: Patches, own: "_Step", modulations: list[Tensor], history: History) -> Patches:
         """The next state, in patches whose values are ordered as the embedder reads them."""
-        tokens = linear(state.to(self.dtype), self.student.network.x_embedder.weight) + own.added
+        tokens = linear(state.to(self.dtype), require_dit(self.student.network).x_embedder.weight) + own.added
         for index, (enter, leave) in enumerate(self.blocks):
             shift, scale, *rest = modulations[index].chunk(6, dim=-1)
             tokens = leave(tokens, history(index, *enter(tokens, shift, scale)), *rest)
@@ -113,7 +115,7 @@ class _Step(NamedTuple):
 
 
 def _constants(student: Student, step: int, dtype: torch.dtype) -> _Step:
-    network, config = student.network, student.network.config
+    network, config = require_dit(student.network), student.network.config
     heads = _heads(student)
     place = step % len(heads)
     side, channels = config.patch_size, config.channels
@@ -140,7 +142,7 @@ class _Modulation:
     """All modulations at once: of every step, block and output layer, from the labels."""
 
     def __init__(self, student: Student, dtype: torch.dtype) -> None:
-        network = student.network
+        network = require_dit(student.network)
         parts: list[Any] = [*network.blocks, *_heads(student)]
         layers = [part.adaLN_modulation[1] for part in parts]
         tau = student.tau[:-1].to(network.x_embedder.weight.dtype)

@@ -4,6 +4,9 @@ import json
 import os
 import platform
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ _HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
 def write_atomically(path: Path, data: bytes) -> None:
     """Publish `data` at `path`; a reader sees the old file or the new one, never a part. A full disk leaves the old."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -27,14 +30,39 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # A full disk does not say where.
         raise
-    _flush_folder(path.parent)
+    _flush(path.parent)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which is published as `folder` at the end of the block; of one that fails nothing is left.
+
+    `folder` must be missing or empty.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(folder)
+    try:
+        aside.mkdir()
+        yield aside
+        for path in aside.rglob("*"):
+            _flush(path)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _flush(folder.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left aside in `folder`; the files of writers that still run are left alone."""
+    """Delete what killed writers left aside in `folder`; what writers that still run have there is left alone."""
     for aside in folder.glob(f".*.{_HOST}.*.tmp"):
         writer = aside.suffixes[-2].lstrip(".")
-        if writer.isdigit() and not _is_running(int(writer)):
+        if not writer.isdigit() or _is_running(int(writer)):
+            continue
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
             aside.unlink(missing_ok=True)
 
 
@@ -66,9 +94,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _aside(path: Path) -> Path:
+    """Where `path` is written before it is published."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+
+
+def _flush(path: Path) -> None:
+    """Make a file's content, or the renames in a folder, survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

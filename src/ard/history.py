@@ -112,9 +112,11 @@ class KVCache:
         like: Tensor,
     ) -> None:
         self.mask = mask
-        self.num_steps = num_steps
         self.num_tokens = num_tokens
-        longest = max(len(mask.readable(step)) for step in range(num_steps))
+        # By step, and looked up: torch.compile takes the numbers of steps for variables, until they index something.
+        self.readable = [mask.readable(step) for step in range(num_steps)]
+        self.is_read = [any(step in later for later in self.readable[step + 1 :]) for step in range(num_steps)]
+        longest = max(len(readable) for readable in self.readable)
         own = longest > 0 and history is HistoryAttention.SHARED
         self.slots = longest + own
         shape = (2, history_blocks, batch, num_heads, self.slots * num_tokens, head_width)
@@ -126,15 +128,15 @@ class KVCache:
             return scaled_dot_product_attention(q, k, v)
         if gate is None:
             self._put(block, step, k, v)
-            return scaled_dot_product_attention(q, *self._slots(block, 0, len(self.mask.readable(step)) + 1))
+            return scaled_dot_product_attention(q, *self._slots(block, 0, len(self.readable[step]) + 1))
         output = attend(q, k, v, *self.read(block, step), gate)
-        if any(step in self.mask.readable(later) for later in range(step + 1, self.num_steps)):
+        if self.is_read[step]:
             self._put(block, step, k, v)
         return output
 
     def read(self, block: int, step: int) -> tuple[HistoryHeads, HistoryHeads]:
         """The keys and values of the earlier steps that `step` may read: views, not copies."""
-        readable = self.mask.readable(step)
+        readable = self.readable[step]
         return self._slots(block, self._slot(readable.start) if readable else 0, len(readable))
 
     def _slot(self, step: int) -> int:

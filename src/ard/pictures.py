@@ -22,6 +22,11 @@ def to_pixels(images: Latents) -> Pixels:
     return (127.5 * images.float() + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def to_pictures(pixels: Pixels) -> list[Image.Image]:
+    """Each as a picture of its own, grey for one channel."""
+    return [_picture(image) for image in pixels]
+
+
 def sheet(pixels: Pixels, *, columns: int, scale: int = 1, gap: int = 1) -> Image.Image:
     """Pictures side by side, row after row, each enlarged `scale` times, with a gap between them."""
     count, height, width, channels = pixels.shape

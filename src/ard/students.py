@@ -9,8 +9,9 @@ from ard.config import from_plain, later, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.history import HistoryMask
+from ard.models.backbones import build_network
 from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.transformer import TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
 from ard.teacher import Ode, Teacher, TeacherRef
 
@@ -69,7 +70,7 @@ class StudentCard:
 
 def build_student(card: StudentCard) -> Student:
     """A student of the card's shape, its weights not yet set."""
-    return Student(Transformer(card.network), card.diffusion, card.tau, card.student)
+    return Student(build_network(card.network), card.diffusion, card.tau, card.student)
 
 
 def save_student(folder: Path, card: StudentCard, weights: StateDict) -> None:

@@ -13,9 +13,19 @@ import torch
 from torch import Tensor
 
 from ard.config import from_plain, later, to_plain
-from ard.diffusion import Diffusion, Solver, check_solver, ddim_step, solver_output
+from ard.diffusion import (
+    Diffusion,
+    DiffusionKind,
+    Extrapolation,
+    Solver,
+    TimeSpacing,
+    check_solver,
+    ddim_step,
+    solver_output,
+)
 from ard.errors import InputError
-from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.backbones import build_network
+from ard.models.transformer import Backbone, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
 from ard.types import Labels, Latents, Times, Trajectory
 
@@ -29,6 +39,25 @@ class Guidance:
     cfg_channels: int | None = None
     """How many channels are guided, from the first on; -1 means all. None: as many as the teacher's own sampler guides,
     which is 3 of its 4 latent channels for DiT's, and all for a teacher that was trained here."""
+    cfg_interval: tuple[float, float] | None = later(None)
+    """LOW HIGH: guide only at times from LOW to HIGH (Kynkäänniemi et al., 2024), which costs one evaluation elsewhere.
+    In the teacher's own time: 0 is the image; 1 for flow, and 1000 for VP, is noise. None: always."""
+
+    def __post_init__(self) -> None:
+        """Refuse an interval that is none."""
+        low, high = self.cfg_interval or (0, 0)
+        if not 0 <= low <= high < math.inf:
+            raise InputError(f"cfg_interval is {low} {high}; two times from 0 on are needed, the lower one first")
+
+    def guides_at(self, t: float) -> bool:
+        """Whether the network runs twice at the time `t`. The interval's ends belong to it, give or take rounding."""
+        if self.cfg_scale == 1 or self.cfg_interval is None:
+            return self.cfg_scale != 1
+        low, high = self.cfg_interval
+        return low - _ROUNDING <= t <= high + _ROUNDING
+
+
+_ROUNDING = 1e-6  # A time such as 1 - 7/10 is not quite 0.3, and in float32 another number again.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +76,13 @@ class Ode:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per image; guidance counts twice."""
-        per_step = (2 if self.solver is Solver.HEUN else 1) * (1 if self.guidance.cfg_scale == 1 else 2)
-        return self.num_teacher_steps * per_step
+        """Network evaluations per image; guidance counts twice where it guides."""
+        return sum(2 if self.guidance.guides_at(t) else 1 for t in self.evaluated)
+
+    @property
+    def evaluated(self) -> tuple[float, ...]:
+        """The times at which the solver asks the network."""
+        return self.times[:-1] + (self.times[1:] if self.solver is Solver.HEUN else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +103,7 @@ class TeacherRef:
 class Teacher:
     """A network that predicts eps or v, its diffusion, the data it was trained on and its identity."""
 
-    network: Transformer
+    network: Backbone
     diffusion: Diffusion
     data: str | None
     """The name of the data set; None for an imported teacher."""
@@ -83,7 +116,10 @@ class Teacher:
         return self.cfg_channels if guidance.cfg_channels is None else guidance.cfg_channels
 
     def denoise(self, label: Labels, guidance: Guidance) -> Callable[[Latents, Times], Latents]:
-        """The guided prediction as a function of (x, t). Both halves of the guidance run as one batch."""
+        """The guided prediction as a function of (x, t). Both halves of the guidance run as one batch.
+
+        With an interval all rows have one time.
+        """
         if guidance.cfg_scale == 1:
             return lambda x, t: self._predict(x, t, label)
         null = torch.full_like(label, self.network.config.num_classes)
@@ -92,6 +128,8 @@ class Teacher:
         channels = guided_channels if guided_channels >= 0 else self.network.config.channels
 
         def guided(x: Latents, t: Times) -> Latents:
+            if guidance.cfg_interval and not guidance.guides_at(float(t[0])):  # Waits for a GPU, once per step.
+                return self._predict(x, t, label)
             cond, uncond = self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
             mixed = torch.lerp(uncond, cond, guidance.cfg_scale)
             return torch.cat([mixed[:, :channels], cond[:, channels:]], dim=1)
@@ -100,7 +138,7 @@ class Teacher:
 
     def _predict(self, x: Latents, t: Times, label: Labels) -> Latents:
         """In the network's precision; the state and the result keep theirs."""
-        dtype = self.network.x_embedder.weight.dtype
+        dtype = next(self.network.parameters()).dtype
         return self.network(x.to(dtype), self.diffusion.network_time(t), label).to(x.dtype)
 
 
@@ -125,11 +163,14 @@ def solve_pf_ode(
     The state has the dtype of `noise`: float32 unless a test asks for more.
     """
     denoise, diffusion = teacher.denoise(label, ode.guidance), teacher.diffusion
+    extrapolate = Extrapolation(diffusion)
     x = estimate = noise
     states, estimates = [noise], [noise]
     for step, (start, end) in enumerate(pairwise(ode.times)):
         t, t_next = (torch.full_like(noise[:, 0, 0, 0], value) for value in (start, end))
         output = solver_output(denoise, diffusion, x, t, t_next, solver=ode.solver)
+        if ode.solver is Solver.DPMPP_2M:
+            output = extrapolate(x, output, t, t_next)
         if step + 1 in kept:
             estimate = diffusion.split(x, output, t)[0]
         x = ddim_step(diffusion, x, output, t, t_next)
@@ -152,6 +193,7 @@ class SourceFormat(StrEnum):
     SIT = "sit"  # Of SiT's (Ma et al., 2024).
     REPA = "repa"  # Of REPA's (Yu et al., 2025).
     DIFFUSERS = "diffusers"  # A folder that diffusers saved.
+    OTHER = "other"  # Of another architecture, written by the code that brings it (docs/add-your-teacher.md).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +249,7 @@ def load_teacher_card(folder: Path) -> TeacherCard:
 def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
     card = load_teacher_card(folder)
-    network = Transformer(card.network).eval().requires_grad_(False)
+    network = build_network(card.network).eval().requires_grad_(False)
     load_weights(network, folder / "model.safetensors")
     identity = teacher_hash(card, network.state_dict())
     cfg_channels = card.imported.cfg_channels if card.imported else -1
@@ -224,8 +266,18 @@ def stored_hash(folder: Path) -> str:
     return load_teacher(folder, torch.device("cpu")).hash
 
 
-def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, solver: Solver | None = None) -> Ode:
-    """An evenly spaced solver run for `teacher`; InputError when an option does not fit it."""
+def plan_ode(
+    teacher: Teacher,
+    *,
+    num_teacher_steps: int,
+    guidance: Guidance,
+    solver: Solver | None = None,
+    spacing: TimeSpacing | None = None,
+) -> Ode:
+    """An evenly spaced solver run for `teacher`; InputError when an option does not fit it.
+
+    Without `spacing` VP's times are the teacher's own, and for DPMPP_2M even in lambda, where it is at its best.
+    """
     solver = solver or teacher.diffusion.default_solver
     check_solver(teacher.diffusion, solver)
     channels = teacher.network.config.channels
@@ -236,11 +288,35 @@ def plan_ode(teacher: Teacher, *, num_teacher_steps: int, guidance: Guidance, so
     guided_channels = teacher.guided_channels(guidance)
     if not -1 <= guided_channels <= channels:
         raise InputError(f"cfg_channels is {guided_channels}; the latents have {channels}: 0 to {channels}, or -1")
-    return Ode(
-        times=teacher.diffusion.teacher_times(num_teacher_steps),
+    ode = Ode(
+        times=_with_spacing(teacher.diffusion, solver, spacing).teacher_times(num_teacher_steps),
         solver=solver,
         guidance=replace(guidance, cfg_channels=guided_channels),
     )
+    _check_interval(ode, teacher.diffusion)
+    return ode
+
+
+def _with_spacing(diffusion: Diffusion, solver: Solver, spacing: TimeSpacing | None) -> Diffusion:
+    """`diffusion` with the times that a solver run visits; InputError for a spacing where there is none to choose."""
+    if diffusion.kind is DiffusionKind.FLOW:
+        if spacing:
+            raise InputError(f"spacing is {spacing}, and a flow teacher's times are even; leave it out")
+        return diffusion
+    own = TimeSpacing.LOG_SNR if solver is Solver.DPMPP_2M else diffusion.spacing
+    return replace(diffusion, spacing=spacing or own)
+
+
+def _check_interval(ode: Ode, diffusion: Diffusion) -> None:
+    """InputError for an interval that does nothing, which was hardly meant."""
+    guidance, interval = ode.guidance, ode.guidance.cfg_interval
+    if interval is None:
+        return
+    told = f"cfg_interval is {interval[0]:g} {interval[1]:g}"
+    if guidance.cfg_scale == 1:
+        raise InputError(f"{told}, and cfg_scale is 1, which guides nowhere; leave out one of them")
+    if not any(map(guidance.guides_at, ode.evaluated)):
+        raise InputError(f"{told}: no step of the solver lies there; times run from {diffusion.max_time:g} to 0")
 
 
 def reference_to(teacher: Teacher, folder: Path, *, seen_from: Path) -> TeacherRef:

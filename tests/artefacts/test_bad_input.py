@@ -22,7 +22,10 @@ DEPTH = SIZES["tiny"][0]
 
 # What a user types in the folder of the toys, {new} being elsewhere; and what the answer must contain.
 REFUSALS = {
-    "unknown command": ("destill --out {new}", "unknown command 'destill'; allowed: teach, teacher import, collect"),
+    "unknown command": (
+        "destill --out {new}",
+        "unknown command 'destill'; allowed: plan, teach, teacher import, collect",
+    ),
     "unknown option": ("teach --out {new} --iteration 3", "--iteration"),
     "unknown option of no command": ("--verbose", "unknown command '--verbose'"),
     "missing option": ("collect --out {new}", "--teacher"),

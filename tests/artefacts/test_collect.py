@@ -1,17 +1,22 @@
 """Making a store: whatever happens on the way, it ends with the same bytes."""
 
+import errno
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from ard.trajectories import collect as collecting
 
 Contents = Callable[[Path], dict[str, bytes]]
 Made = Callable[..., str]
@@ -140,6 +145,72 @@ def test_two_workers_killed_and_run_again_end_with_the_same_bytes(
     assert neutral(contents(out)) == undisturbed
 
 
+class Overlap:
+    """Watches `ard collect` in this process: which shard is solved, and which is written, at the same time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.solved = 0
+        self.written: list[int] = []
+        self.second_is_solved = threading.Event()
+        self.solve, self.write = collecting._solve_shard, collecting.write_shard
+        monkeypatch.setattr(collecting, "_solve_shard", self.watch_solve)
+        monkeypatch.setattr(collecting, "write_shard", self.watch_write)
+
+    def watch_solve(self, *arguments: Any) -> Any:
+        self.solved += 1
+        assert len(self.written) >= self.solved - 2, "one shard waits at most"
+        tensors = self.solve(*arguments)
+        if self.solved == 2:
+            self.second_is_solved.set()
+        return tensors
+
+    def watch_write(self, path: Path, *arguments: Any) -> None:
+        """The first write ends only after the second shard was solved: with one thread it would wait for ever."""
+        assert self.second_is_solved.wait(20), "nothing is solved while a shard is written"
+        self.write(path, *arguments)
+        self.written.append(int(path.stem[-6:]))
+
+
+def test_the_next_shard_is_solved_while_the_last_one_is_written(
+    toys: Path, tmp_path: Path, made: Made, collect_options: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Overlap(monkeypatch)
+    made("collect", "--teacher", toys / "teacher", "--out", tmp_path / "store", *collect_options)
+    assert watch.written == [0, 1, 2]
+
+
+def test_a_full_disk_ends_the_work_with_one_line_and_no_further_shard(
+    toys: Path,
+    tmp_path: Path,
+    made: Made,
+    complaint: Callable[..., str],
+    contents: Contents,
+    collect_options: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 4, "--out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "write_shard", full_from_the_second_on(collecting.write_shard))
+        line = complaint(*arguments, tmp_path / "store")
+    assert "No space left on device: " in line
+    assert "traj-000001.safetensors" in line
+    assert [path.name for path in shards_in(tmp_path / "store")] == ["traj-000000.safetensors"]
+    made(*arguments, tmp_path / "store")
+    made(*arguments, tmp_path / "whole")
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def full_from_the_second_on(write: Callable[..., None]) -> Callable[..., None]:
+    """A disk on which one shard has room."""
+
+    def limited(path: Path, *arguments: Any) -> None:
+        if path.stem != "traj-000000":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, *arguments)
+
+    return limited
+
+
 def test_a_finished_store_is_left_as_it_is(
     workspace: Path, made: Made, contents: Contents, collect_options: list[object]
 ) -> None:
@@ -228,7 +299,9 @@ def test_a_smaller_number_is_refused(toys: Path, refused: Callable[..., str], co
         (["--num-teacher-steps", 24], "ode.times"),
         (["--cfg-scale", 2], "ode.guidance.cfg_scale 1.5 → 2.0"),
         (["--cfg-channels", 0], "ode.guidance.cfg_channels -1 → 0"),
+        (["--cfg-interval", 0.2, 0.8], "ode.guidance.cfg_interval None → [0.2, 0.8]"),
         (["--solver", "heun"], "ode.solver euler → heun"),
+        (["--solver", "dpmpp_2m"], "ode.solver euler → dpmpp_2m"),
         (["--dtype", "float32"], "dtype float16 → float32"),
         (["--states", "x_0_hat"], "states ['x_t'] → ['x_0_hat']"),
         (["--seed", 5], "first_seed 0 → 5"),

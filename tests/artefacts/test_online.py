@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.models.student import StateKind, Student, StudentConfig
@@ -175,6 +176,16 @@ class TestTraining:
         assert log_of(cut) == log_of(whole)
         assert len(checkpoints(cut / "checkpoints")) == 2
 
+    def test_an_update_in_parts_has_the_same_trajectories(
+        self, tmp_path: Path, made: Callable[..., str], online_options: list[object]
+    ) -> None:
+        made(*online_options, tmp_path / "whole")
+        made(*online_options, tmp_path / "parts", "--accumulate", 2)
+        whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+        assert all(torch.allclose(whole[name], parts[name], rtol=1e-2, atol=1e-4) for name in whole)
+        losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("whole", "parts")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
     def test_the_log_has_the_teachers_share_of_the_time(
         self, toys: Path, tmp_path: Path, made: Callable[..., str], online_options: list[object]
     ) -> None:
@@ -315,8 +326,6 @@ def test_what_cannot_be_meant_is_refused_in_one_line(
 def test_a_teacher_that_yields_no_number_stops_the_training_in_one_line(
     workspace: Path, tmp_path: Path, complaint: Callable[..., str]
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
     weights = workspace / "teacher" / "model.safetensors"
     tensors = load_file(weights)
     tensors["x_embedder.bias"].fill_(torch.inf)
@@ -332,6 +341,7 @@ def test_the_plan_says_what_is_solved(toys: Path, made: Callable[..., str], tmp_
     assert len(plan["ode"]["times"]) == 49
     assert plan["ode"]["guidance"]["cfg_scale"] == 3
     assert plan["online"]["replay_updates"] == 8
+    assert plan["cost"]["store_bytes"] == 0, "nothing is stored"
     assert plan["grid"] == [0, 12, 24, 36, 48]
     assert "trajectories" not in plan
     assert load_manifest(toys / "store")[0].teacher.hash == plan["teacher"]

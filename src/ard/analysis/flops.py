@@ -151,7 +151,7 @@ def network_name(network: TransformerConfig) -> str:
     shape = (network.depth, network.width, network.num_heads)
     size = next((name for name, known in SIZES.items() if known == shape), None)
     size = size or f"{network.depth} blocks of width {network.width}"
-    return f"{size}/{network.patch_size}"
+    return f"{'' if network.backbone == 'dit' else f'{network.backbone}, '}{size}/{network.patch_size}"
 
 
 def _method(student: StudentConfig) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from ard.history import HistoryAttention, HistoryMask, block_mask
-from ard.models.layers import Block
+from ard.models.layers import Block, FinalLayer
 from ard.models.student import Student
 from ard.types import Labels, States
 
@@ -34,6 +34,7 @@ def dense_forward(student: Student, states: States, label: Labels) -> States:
     for index, block in enumerate(network.blocks):
         assert isinstance(block, Block)  # noqa: S101 for the type checker
         tokens = _block(block, tokens, condition, masks[index >= config.history_blocks], num_heads)
+    assert isinstance(network.final_layer, FinalLayer)  # noqa: S101 for the type checker
     shift, scale = network.final_layer.adaLN_modulation(condition).chunk(2, dim=-1)
     values = network.final_layer.linear(_modulated(tokens, shift, scale))
     output = network.unpatchify(values.unflatten(1, (count, num_tokens)).flatten(0, 1)).to(states.dtype)

@@ -18,6 +18,8 @@ class Timed:
     run: Callable[[], object]
     macs: int
     """Multiply-accumulates of the whole batch."""
+    peak_mb: float | None = None
+    """The memory that was counted before; None: what the device says, where it says something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class BenchRow:
     """What the batch's products would take at the best measured rate of a product."""
     over_floor: float
     peak_mb: float | None
-    """Highest memory allocated on the device; None on a CPU, where it is not known per model."""
+    """Highest memory allocated on a GPU; on a CPU what was counted, or None."""
 
 
 def measure_rows(
@@ -48,7 +50,7 @@ def measure_rows(
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[BenchRow]:
     """Time everything in interleaved rounds, and compare with `flops`, the best measured FLOP/s."""
-    peaks = [_peak_mb(one.run, device) for one in timed]
+    peaks = [_peak_mb(one, device) for one in timed]
     measured = measure_latencies([one.run for one in timed], rounds=rounds, device=device, progress=progress)
     rows = []
     for one, seconds, peak in zip(timed, measured, peaks, strict=True):
@@ -99,11 +101,11 @@ def plain_rows(rows: Sequence[BenchRow]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _peak_mb(run: Callable[[], object], device: torch.device) -> float | None:
+def _peak_mb(timed: Timed, device: torch.device) -> float | None:
     """The memory that a run takes at most; the run warms up besides."""
     if device.type != "cuda":
-        return None
+        return timed.peak_mb
     torch.cuda.reset_peak_memory_stats(device)
-    run()
+    timed.run()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) / 2**20

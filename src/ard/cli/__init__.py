@@ -16,6 +16,7 @@ from ard.processes import die_with_parent
 
 COMMANDS = {
     # verb, of one word or two: (module, class, one line)
+    "plan": ("ard.cli.plan", "Plan", "what a whole run would do and cost: commands, storage, FLOP, hours, memory"),
     "teach": ("ard.cli.teach", "Teach", "train a teacher on a data set"),
     "teacher import": (
         "ard.cli.teacher_import",
@@ -27,6 +28,7 @@ COMMANDS = {
     "images cache": ("ard.cli.images_cache", "ImagesCache", "encode real images once, for the discriminator"),
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),
     "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
+    "export": ("ard.cli.export", "Export", "write a student as a pipeline of diffusers, to hand it on"),
     "evaluate": ("ard.cli.evaluate", "Evaluate", "measure students against their teacher and the data"),
     "flops": ("ard.cli.flops", "Flops", "count what a student costs, and the paper's table of it"),
     "analyze masks": ("ard.cli.analyze.masks", "Masks", "draw which steps a step reads (Figure 3b)"),
@@ -42,6 +44,7 @@ COMMANDS = {
         "Convergence",
         "score against training iterations (Figure 6a)",
     ),
+    "analyze solvers": ("ard.cli.analyze.solvers", "Solvers", "error of the teacher's solvers for their steps"),
     "analyze pareto": ("ard.cli.analyze.pareto", "Pareto", "score against cost and latency (Figure 2c, d)"),
     "bench all": ("ard.cli.bench.all", "AllBench", "every benchmark of one network"),
     "bench cpu": ("ard.cli.bench.all", "CpuBench", "the same on a small network, in two minutes"),
@@ -125,6 +128,8 @@ def parse(verb: str, arguments: list[str]) -> Any:
     command = getattr(importlib.import_module(module), name)
     if verb == "distill":
         command = _with_preset(command, arguments)
+    if verb == "collect":
+        command = _collecting_with_preset(command, arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -144,21 +149,36 @@ def parse(verb: str, arguments: list[str]) -> Any:
 def _with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the defaults that `--preset` names, before the other options are read."""
     from ard.cli.distill import design_of
-    from ard.presets import DISCRIMINATORS, DISTILL_PRESETS
+    from ard.presets import DISCRIMINATORS, find_preset
 
     start, chosen = _given("resume-from", arguments), _given("preset", arguments)
     design = design_of(start) if start and not chosen else None  # The starting student's, when nothing says otherwise.
     name = chosen or (design.preset if design else "ard")
-    if name not in DISTILL_PRESETS:
-        raise InputError(f"unknown preset {name!r}; allowed: {', '.join(DISTILL_PRESETS)}")
-    preset = DISTILL_PRESETS[name]
-    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    preset = find_preset(name)
+    names = ("student", "train", "distill", "grid", "adversarial", "discriminator")
+    parts = {name: getattr(preset, name) for name in names}
     if design:
-        parts |= {"student": design.student, "train": design.train}
+        parts |= {"student": design.student, "train": design.train, "grid": ()}  # The grid is the student's too.
     parts["discriminator"] = discriminator = _given("discriminator", arguments) or preset.discriminator
     if discriminator not in DISCRIMINATORS:
         raise InputError(f"unknown discriminator {discriminator!r}; allowed: {', '.join(DISCRIMINATORS)}")
     return functools.partial(command, preset=name, adversary=DISCRIMINATORS[discriminator], **parts)
+
+
+def _collecting_with_preset(command: Any, arguments: list[str]) -> Any:
+    """`command` with the options of the trajectories that `--preset` names, if it is given."""
+    from ard.presets import find_preset
+    from ard.trajectories.execution import Execution
+
+    name = _given("preset", arguments)
+    if name is None:
+        return command
+    preset = find_preset(name).collect
+    parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    parts["execution"] = Execution()  # tyro takes no default from a factory behind a partial.
+    if _given("keep", arguments) == "all":
+        parts["grid"] = ()
+    return functools.partial(command, preset=name, **parts)
 
 
 def _given(option: str, arguments: list[str]) -> str | None:

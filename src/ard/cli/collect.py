@@ -6,14 +6,15 @@ from typing import Literal
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, default_workers, resolve_device
-from ard.diffusion import Solver
+from ard.diffusion import Solver, TimeSpacing
 from ard.errors import InputError
 from ard.models.student import StateKind
 from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.teacher import Guidance, load_teacher, plan_ode
 from ard.timegrid import check_indices, uniform_indices
-from ard.trajectories.collect import collect, plan_store
+from ard.trajectories.collect import collect, plan_store, with_measured_error
+from ard.trajectories.execution import Execution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,15 @@ class Collect:
 
         ard collect --teacher runs/teacher --out runs/trajectories --num 3000 --num-steps 4 --seed 0
         ard collect --teacher runs/teacher --out runs/all --num 3000 --keep all --states x_t x_0_hat
+        ard collect --preset imagenet256-ard --teacher runs/dit --out runs/imagenet256
     """
 
     teacher: Path
     """Folder of the teacher."""
     out: Path
     """Folder of the trajectory store."""
+    preset: str | None = None
+    """Fills in what follows as a preset of `ard distill` needs it, such as imagenet256-ard."""
     num: int = 3000
     """Number of trajectories."""
     num_steps: int = 4
@@ -45,7 +49,9 @@ class Collect:
     """Solver steps of the teacher."""
     guidance: Guidance = field(default_factory=Guidance)
     solver: Solver | None = None
-    """ddim for VP; euler or heun for flow. None: first order."""
+    """ddim for VP; euler or heun for flow; dpmpp_2m for both. None: first order. Another solver is another teacher."""
+    spacing: TimeSpacing | None = None
+    """VP: which times the solver visits. None: the teacher's own, and log_snr for dpmpp_2m."""
     states: tuple[StateKind, ...] = (StateKind.X_T,)
     """What is stored: x_t, x_0_hat, or both."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -54,6 +60,7 @@ class Collect:
     """Trajectories per file."""
     batch_size: int = 128
     """Trajectories solved together."""
+    execution: Execution = field(default_factory=Execution)
     workers: int = 0
     """Processes; 0: one per core on a CPU, one on a GPU."""
     device: DeviceName = "auto"
@@ -71,7 +78,13 @@ class Collect:
             raise InputError("--grid has no meaning with --keep all, which keeps every point: leave one of them out")
         device = resolve_device(self.device)
         teacher = load_teacher(self.teacher, device)
-        ode = plan_ode(teacher, num_teacher_steps=self.num_teacher_steps, guidance=self.guidance, solver=self.solver)
+        ode = plan_ode(
+            teacher,
+            num_teacher_steps=self.num_teacher_steps,
+            guidance=self.guidance,
+            solver=self.solver,
+            spacing=self.spacing,
+        )
         manifest = plan_store(
             self.out,
             self.teacher,
@@ -84,10 +97,15 @@ class Collect:
             dtype=self.dtype,
             shard_size=self.shard_size,
             batch_size=self.batch_size,
+            execution=self.execution,
         )
         workers = self.workers or default_workers(device)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "workers": workers, "out": self.out})
+        manifest = with_measured_error(self.out, manifest, device=device)
+        if manifest.x_0_error is not None:
+            told = f"first {min(self.num, self.batch_size)} images against eager fp32"
+            print(f"{told}: relative error {manifest.x_0_error:.3g}")
         with progress_bar(self.num, "collect", unit="traj") as bar:
             collect(self.out, manifest, device=device, workers=workers, progress=bar.update)
         print(f"trajectories {self.out}: {self.num} in {manifest.num_shards} shards")

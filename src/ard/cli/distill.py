@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ard.analysis.budget import TFLOPS, Workload, budget
 from ard.cli.options import print_plan, to_plain_dict
 from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
@@ -16,6 +17,7 @@ from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import read_json
 from ard.history import HistoryMask
+from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
@@ -30,7 +32,14 @@ from ard.training.adversarial import (
 )
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
-from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
+from ard.training.distill import (
+    DistillConfig,
+    adapt,
+    distill_loss,
+    parameter_groups,
+    published_weights,
+    student_pass,
+)
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.training.real_set import RealSet, open_real_set
 from ard.training.teacher_share import TeacherShare
@@ -63,7 +72,7 @@ class Distill:
     solving: OnlineConfig = ONLINE
     preset: str = "ard"
     """ard, step, kd; ard-paper, step-paper, kd-paper (its equations); ard-x0, step-x0 (the authors' code); ard-gan,
-    step-gan (R + D, with --resume-from)."""
+    step-gan (R + D, with --resume-from); imagenet256-ard and others of the paper's own size, see docs/guide.md."""
     resume_from: Path | None = None
     """Folder of a student whose published weights, design and grid are the start of this one; None: the teacher's."""
     teacher: Path | None = None
@@ -81,7 +90,7 @@ class Distill:
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
+    """Print the resolved configuration, with what it costs in storage, FLOP and memory, and do nothing."""
 
     def run(self) -> None:
         """Train and publish."""
@@ -101,12 +110,17 @@ class Distill:
         student = Student(teacher.network, teacher.diffusion, source.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
+        adapt(student, self.train, self.distill)
         real = self._real(supply)
         plan = self._plan(student, supply, grid, origin, real)
         if self.dry_run:
-            return print_plan({**plan, "device": str(device), "out": self.out})
+            cost = budget(self._workload(student, manifest)).plain(TFLOPS)
+            return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
+        student.network.run_block = block_runner(
+            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+        )
         loss_at, companion = self._loss(student, source, supply, real)
         state = train(
             student,
@@ -133,7 +147,7 @@ class Distill:
             adversarial=self.adversarial,
             start=origin,
         )
-        save_student(self.out, card, state.averaged())
+        save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
     def _supply(self, device: torch.device) -> Supply:
@@ -213,6 +227,11 @@ class Distill:
                 option = changes[0].split()[0].removeprefix("heads.").replace("_", "-")
                 raise InputError(f"--{option} has no meaning without --adversarial; add it, or leave the option out")
             return
+        if self.train.accumulate > 1:
+            raise InputError(
+                f"--accumulate {self.train.accumulate} has no meaning with --adversarial, whose weight compares the "
+                "gradients of the whole batch; give --accumulate 1"
+            )
         if self.adversary.adversarial_warmup >= self.train.iterations:
             raise InputError(
                 f"--adversarial-warmup {self.adversary.adversarial_warmup} leaves nothing of {self.train.iterations} "
@@ -220,6 +239,20 @@ class Distill:
             )
         if config.num_steps == 1 and self.adversary.adversarial_history is AdversarialHistory.STUDENT:
             raise InputError("--adversarial-history student has no meaning with one step, which has no history")
+
+    def _workload(self, student: Student, manifest: Manifest) -> Workload:
+        """What is to be computed and stored, the trajectories included."""
+        return Workload(
+            network=student.network.config,
+            student=student.config,
+            ode=manifest.ode,
+            num=manifest.num,
+            points=len(manifest.kept),
+            kinds=len(manifest.states),
+            bytes_per_value=0 if self.online else 4 if manifest.dtype == "float32" else 2,
+            train=self.train,
+            heads=self.adversary.heads if self.adversarial else None,
+        )
 
     def _plan(
         self,

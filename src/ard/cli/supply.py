@@ -1,5 +1,6 @@
 """Where a student's trajectories come from, as the options say: a store, or the teacher at work."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,19 +67,21 @@ def stored(store: Path, teacher_folder: Path | None, device: torch.device) -> Su
 def online(out: Path, folder: Path, config: OnlineConfig, train: TrainConfig, device: torch.device) -> Supply:
     """The teacher in `folder`, at work while the student in `out` is trained; InputError for what it cannot do."""
     teacher = load_teacher(folder, device)
+    parts = train.accumulate  # What is one batch to the student comes in so many passes.
+    in_passes = dataclasses.replace(config, pool_batches=config.pool_batches * parts)
     manifest = plan_online(
         out,
         folder,
         teacher,
-        config,
-        batch_size=train.batch_size,
-        iterations=train.iterations,
+        in_passes,
+        batch_size=train.pass_size,
+        iterations=train.iterations * parts,
         seed=train.seed,
     )
 
     def solve(supply: Supply, student: StudentConfig, grid: Grid) -> TrajectorySource:
         return OnlineTrajectories(
-            lambda: supply.frozen, manifest, config, state=student.state, grid=grid, device=device
+            lambda: supply.frozen, manifest, in_passes, state=student.state, grid=grid, device=device
         )
 
     return Supply(

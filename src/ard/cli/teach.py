@@ -8,6 +8,7 @@ from ard.datasets import load_data
 from ard.devices import DeviceName, resolve_device
 from ard.diffusion import Diffusion
 from ard.errors import InputError
+from ard.models.running import block_runner
 from ard.models.transformer import Transformer, initialise, named_config
 from ard.presets import teacher_training
 from ard.teacher import TeacherCard, save_teacher
@@ -62,6 +63,9 @@ class Teach:
         if is_finished(self.out, plan):
             return print(f"teacher {self.out} is there already")
         network = initialise(Transformer(shape), generator_for("network", self.train.seed)).to(device)
+        network.run_block = block_runner(
+            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+        )
         loss = teacher_loss(network, self.diffusion, data, self.train, label_dropout=self.label_dropout)
         state = train(network, loss, self.train, self.out, run=plan, description="teach")
         card = TeacherCard(

@@ -2,9 +2,11 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -19,7 +21,12 @@ from ard.types import Latents
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICTURE_CHANNELS = {1, 3}
-CHUNK = 8  # Images decoded together: at full size, Stable Diffusion's decoder has 256 channels of each.
+# At most so many images are decoded together, and so many pixels: Stable Diffusion's decoder has 256 channels of each.
+CHUNK = 8
+CHUNK_PIXELS = CHUNK * 512**2
+TILED_ABOVE = 1024  # An image with a side of more pixels is decoded in overlapping tiles.
+
+_ONE_AT_A_TIME = Lock()  # The kernels' settings are the process's and tiling is the network's: threads take turns.
 
 DecodedImages: TypeAlias = Float[Tensor, "batch colour image_height image_width"]
 
@@ -58,23 +65,50 @@ class Autoencoder:
     network: Any
     """Diffusers' own module, in float32 and in evaluation mode."""
 
-    @torch.no_grad()
     def decode(self, latents: Latents, *, chunk: int = CHUNK) -> DecodedImages:
-        """The images of scaled latents, in [-1, 1] and a little beyond at times; `chunk` of them are at work together.
-
-        In full float32 with deterministic kernels, so that an image is its seed on the same machine.
-        """
-        encoded = latents.float() / self.card.scaling_factor + self.card.shift_factor
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            return torch.cat([self.network.decode(part, return_dict=False)[0] for part in encoded.split(chunk)])
+        """The images of scaled latents, as `decode_latents` makes them."""
+        return decode_latents(self.network, latents, chunk=chunk)
 
     @torch.no_grad()
     def encode(self, images: DecodedImages, *, chunk: int = CHUNK) -> LatentMoments:
-        """The distributions of images in [-1, 1], `chunk` of them at work together; as exact as `decode`."""
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        """The distributions of images in [-1, 1], `chunk` of them at work together, with deterministic kernels."""
+        with _exact_kernels():
             found = [self.network.encode(part, return_dict=False)[0] for part in images.float().split(chunk)]
         mean, std = torch.cat([one.mean for one in found]), torch.cat([one.std for one in found])
         return LatentMoments((mean - self.card.shift_factor) * self.card.scaling_factor, std * self.card.scaling_factor)
+
+
+@torch.no_grad()
+def decode_latents(network: Any, latents: Latents, *, chunk: int = CHUNK) -> DecodedImages:
+    """The images of scaled latents, in [-1, 1] and a little beyond at times, by diffusers' AutoencoderKL `network`.
+
+    At most `chunk` images are at work together, and fewer large ones; an image of more than TILED_ABOVE pixels along a
+    side is decoded in tiles that overlap. With deterministic kernels, so that an image is its seed on the same machine.
+    """
+    config = network.config
+    side = max(latents.shape[2:]) * 2 ** (len(config.block_out_channels) - 1)
+    encoded = latents.float() / config.scaling_factor + (config.shift_factor or 0.0)
+    parts = encoded.to(network.dtype).split(max(1, min(chunk, CHUNK_PIXELS // side**2)))
+    with _ONE_AT_A_TIME, _exact_kernels(), _tiling(network, wanted=side > TILED_ABOVE):
+        return torch.cat([network.decode(part, return_dict=False)[0] for part in parts])
+
+
+def _exact_kernels() -> AbstractContextManager[None]:
+    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return exact
+
+
+@contextmanager
+def _tiling(network: Any, *, wanted: bool) -> Iterator[None]:
+    """Tiles if they are wanted here or were enabled before; what was enabled stays as it was."""
+    before = network.use_tiling
+    network.use_tiling = before or wanted
+    try:
+        yield
+    finally:
+        network.use_tiling = before
 
 
 def read_autoencoder(folder: Path) -> AutoencoderCard:

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ard.errors import InputError, require_at_least
 from ard.models.layers import Condition, attend_self
-from ard.models.transformer import Transformer, TransformerConfig
+from ard.models.transformer import Backbone, TransformerConfig
 from ard.types import ChannelFirst, Labels, Latents, Logits, Times, Tokens
 
 RASTER_KERNEL = 9  # The authors' 1-D kernel.
@@ -126,7 +126,7 @@ def new_discriminator(config: DiscriminatorConfig, network: TransformerConfig, *
 
 
 def teacher_features(
-    network: Transformer, x: Latents, t: Times, label: Labels, *, blocks: Sequence[int]
+    network: Backbone, x: Latents, t: Times, label: Labels, *, blocks: Sequence[int]
 ) -> tuple[list[Tokens], Condition]:
     """The outputs of `blocks` at `x`, and the conditioning. Gradients flow through the frozen network into `x`.
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ard.models.backbones import require_dit
 from ard.models.layers import Mlp
 from ard.models.student import Student
 from ard.types import Tokens
@@ -19,7 +20,7 @@ def with_packed_weights(student: Student) -> Student:
 
     Itself on other devices than a CPU, in other precisions than float32, and where PyTorch has no such products.
     """
-    weight = student.network.x_embedder.weight
+    weight = require_dit(student.network).x_embedder.weight
     there = torch.backends.mkldnn.is_available() and hasattr(_products(), "_linear_pointwise")
     if not (weight.device.type == "cpu" and weight.dtype == torch.float32 and there):
         return student

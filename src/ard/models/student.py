@@ -12,7 +12,7 @@ from ard.diffusion import Diffusion, ddim_step
 from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
 from ard.models.layers import attend_self
-from ard.models.transformer import Transformer
+from ard.models.transformer import Backbone
 from ard.types import Heads, Labels, Latents, Patches, States, Tokens
 
 
@@ -59,14 +59,12 @@ class Student(nn.Module):
 
     tau: Tensor
 
-    def __init__(
-        self, network: Transformer, diffusion: Diffusion, tau: tuple[float, ...], config: StudentConfig
-    ) -> None:
+    def __init__(self, network: Backbone, diffusion: Diffusion, tau: tuple[float, ...], config: StudentConfig) -> None:
         super().__init__()
         self.config = _resolve(config, depth=network.config.depth, num_states=len(tau))
         self.network = network
         self.diffusion = diffusion
-        self.register_buffer("tau", torch.tensor(tau), persistent=False)
+        self.register_buffer("tau", torch.tensor(tau, dtype=torch.float32), persistent=False)
         self.step_embedding = nn.Parameter(torch.zeros(config.num_steps, network.config.width))
         self.gates = nn.Parameter(
             torch.zeros(self.gated_blocks, config.num_steps, network.config.num_heads), requires_grad=True
@@ -84,12 +82,13 @@ class Student(nn.Module):
     def forward(self, states: States, label: Labels, *, step: int = 0, cache: KVCache | None = None) -> States:
         """The states that follow `states`, for all S steps at once (training) or for one `step` with a `cache`.
 
-        Each step has its own time through adaLN, computed once per (image, step), and its own token embedding.
+        Each step has its own time through adaLN, computed once per (image, step), and its own token embedding. The
+        states keep their precision; the network computes in that of its weights.
         """
         batch, count = states.shape[:2]
         steps = torch.arange(step, step + count, device=states.device).repeat(batch)  # row: batch major, step minor
         rows, tau = states.flatten(0, 1), self.tau.to(states.dtype)
-        tokens = self.network.embed(rows) + self.step_embedding[steps].unsqueeze(1)
+        tokens = self.network.embed(rows.to(self.step_embedding.dtype)) + self.step_embedding[steps].unsqueeze(1)
         condition = self.network.condition(self.diffusion.network_time(tau[steps]), label.repeat_interleave(count))
         tokens = self.network.run_blocks(tokens, condition, History(self, step, count, cache))
         output = self.network.unpatchify(self._head(tokens, condition, step, count)).to(states.dtype)
@@ -107,7 +106,7 @@ class Student(nn.Module):
             num_heads=shape.num_heads,
             num_tokens=shape.num_tokens,
             head_width=shape.width // shape.num_heads,
-            like=self.network.x_embedder.weight,
+            like=noise.new_empty(0, dtype=self.step_embedding.dtype),  # Offloaded weights may be elsewhere.
         )
 
     def _head(self, tokens: Tokens, condition: Tensor, step: int, count: int) -> Patches:

@@ -1,6 +1,8 @@
-"""The diffusion transformer: DiT's architecture (Peebles and Xie, 2023), class-conditional."""
+"""Class-conditional diffusion transformers: what is asked of any, and DiT's architecture (Peebles and Xie, 2023)."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from ard.models.layers import (
     attend_self,
     sincos_positions,
 )
+from ard.models.running import RunBlock, run_as_it_is
 from ard.types import Labels, Latents, Patches, Times, Tokens
 
 
@@ -39,6 +42,8 @@ class TransformerConfig:
     """Of the time's sinusoids: DiT's is 0, that of diffusers' DiT 1."""
     mlp_norm_eps: float = later(1e-6)
     """Of the LayerNorm before each MLP: DiT's is 1e-6, that of diffusers' DiT 1e-5; all others have 1e-6."""
+    backbone: str = later("dit")
+    """The network's architecture, by its name in `models.backbones`."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
@@ -93,8 +98,49 @@ def named_config(name: str, *, latent_size: int, channels: int, num_classes: int
     )
 
 
-class Transformer(nn.Module):
-    """Latents, their times and labels in; one prediction per latent out. The label `num_classes` means no class."""
+class Backbone(nn.Module, ABC):
+    """Latents, their times and labels in; one prediction per latent out. The label `num_classes` means no class.
+
+    A chain of blocks between an embedder and an output layer, so that a student can fold its steps into the rows and
+    give the self-attention of the lowest blocks a history.
+    """
+
+    config: TransformerConfig
+    blocks: nn.ModuleList
+    """Lowest first; each maps (tokens, condition, attend, index) to tokens, with `attend` as its self-attention."""
+    final_layer: nn.Module
+    """Maps (tokens, condition) to the values of their patches by a last linear layer called `linear`."""
+    run_block: RunBlock = staticmethod(run_as_it_is)
+    """How a block is run; training may compile it, or recompute it in the backward pass."""
+
+    @abstractmethod
+    def embed(self, x: Latents) -> Tokens:
+        """Latents to tokens, with their positions where the tokens carry them."""
+
+    @abstractmethod
+    def condition(self, t: Times, label: Labels) -> Condition:
+        """One conditioning vector per latent; `t` is in the network's own units."""
+
+    @abstractmethod
+    def unpatchify(self, values: Patches) -> Latents:
+        """What the output layer gives to a latent; channels beyond the latent's are dropped."""
+
+    def forward(self, x: Latents, t: Times, label: Labels) -> Latents:
+        """The network's prediction (eps or v) at `x`; `t` is in the network's own units."""
+        tokens, condition = self.embed(x), self.condition(t, label)
+        tokens = self.run_blocks(tokens, condition, attend_self)
+        return self.unpatchify(self.final_layer(tokens, condition))
+
+    @final
+    def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
+        """All blocks, lowest first; `attend` decides what each block's attention reads."""
+        for index, block in enumerate(self.blocks):
+            tokens = self.run_block(block, tokens, condition, attend, index)
+        return tokens
+
+
+class Transformer(Backbone):
+    """DiT."""
 
     pos_embed: Tensor
 
@@ -116,12 +162,6 @@ class Transformer(nn.Module):
         channels = self.config.channels * (2 if self.config.learn_sigma else 1)
         return FinalLayer(self.config.width, channels * self.config.patch_size**2)
 
-    def forward(self, x: Latents, t: Times, label: Labels) -> Latents:
-        """The network's prediction (eps or v) at `x`; `t` is in the network's own units."""
-        tokens, condition = self.embed(x), self.condition(t, label)
-        tokens = self.run_blocks(tokens, condition, attend_self)
-        return self.unpatchify(self.final_layer(tokens, condition))
-
     def embed(self, x: Latents) -> Tokens:
         """Patches to tokens, with their positions."""
         return self.x_embedder(self.patchify(x)) + self.pos_embed
@@ -136,12 +176,6 @@ class Transformer(nn.Module):
         """One conditioning vector per latent: its time plus its class."""
         condition: Condition = self.t_embedder(t) + self.y_embedder(label)
         return condition
-
-    def run_blocks(self, tokens: Tokens, condition: Condition, attend: Attend) -> Tokens:
-        """All blocks, lowest first; `attend` decides what each block's attention reads."""
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, condition, attend, index)
-        return tokens
 
     def unpatchify(self, values: Patches) -> Latents:
         """Patch values to a latent; learned-sigma channels are dropped."""

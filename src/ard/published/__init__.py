@@ -16,6 +16,10 @@ def read_published(source: Path, *, told: SourceFormat | None, num_heads: int | 
 
     `told` and `num_heads` say what a checkpoint's tensors do not show; None: what can be recognised.
     """
+    if told is SourceFormat.OTHER:
+        raise InputError(
+            "--format other: another architecture is brought by its own code, see docs/add-your-teacher.md"
+        )
     if source.is_dir():
         if told not in {None, SourceFormat.DIFFUSERS} or num_heads is not None:
             raise InputError(

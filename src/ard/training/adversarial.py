@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm, parametrize
 from torch.optim import AdamW
 
 from ard.datasets import ImageData, load_data
-from ard.devices import autocast
+from ard.devices import autocast, send
 from ard.diffusion import Diffusion, DiffusionKind
 from ard.errors import InputError, require_at_least
 from ard.losses import (
@@ -223,13 +223,13 @@ class Adversary:
     def _judge(self, step: int, real: Samples, fake: Samples) -> tuple[Judged, Judged]:
         """Both through the frozen teacher, at the same times with noises of their own."""
         diffusion, generator = self.teacher.diffusion, generator_for("judge", self.seed, step)
-        t = judging_times(diffusion, len(fake.x), self.config.renoised, generator).to(self.device)
+        t = send(judging_times(diffusion, len(fake.x), self.config.renoised, generator), self.device)
         judged = []
         for samples in (real, fake):
-            noise = torch.randn(samples.x.shape, generator=generator).to(self.device)
-            x = diffusion.add_noise(samples.x.to(self.device).float(), noise, t)
+            noise = send(torch.randn(samples.x.shape, generator=generator), self.device)
+            x = diffusion.add_noise(send(samples.x, self.device).float(), noise, t)
             # VP's clean time is none that its network has seen: the least noisy one stands for it.
-            time, label = diffusion.network_time(t).clamp(min=0), samples.label.to(self.device)
+            time, label = diffusion.network_time(t).clamp(min=0), send(samples.label, self.device)
             blocks = self.discriminator.blocks
             judged.append(Judged(*teacher_features(self.teacher.network, x, time, label, blocks=blocks)))
         return judged[0], judged[1]
@@ -247,7 +247,7 @@ class Adversary:
                 return sum(gradient_penalty(logits_of(one.condition), one.features) for one in (real, fake))  # type: ignore[return-value]  # two tensors
             case Penalty.AR1:
                 generator = generator_for("penalty", self.seed, step)
-                noises = [torch.randn(f.shape, generator=generator).to(f) for f in real.features]
+                noises = [send(torch.randn(f.shape, generator=generator), f.device).to(f.dtype) for f in real.features]
                 return approximate_gradient_penalty(logits_of(real.condition), real.features, noises=noises)
 
     def _note(self, **values: Tensor) -> None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ard.devices import send
 from ard.errors import InputError
 from ard.losses import AdversarialForm
 from ard.models.student import Student
@@ -41,7 +42,7 @@ class Contest:
         values = torch.stack([discriminator, generator, generator]).double()
         windows = (WINDOW, WINDOW, 4 * WINDOW)
         shares = torch.tensor([1 / min(count + 1, window) for window in windows], dtype=torch.float64)
-        self.smoothed.lerp_(values, shares.to(self.smoothed.device))
+        self.smoothed.lerp_(values, send(shares, self.smoothed.device))
 
     def require_open(self, *, step: int, count: int) -> None:
         """InputError when the discriminator hardly errs any more and the generator's loss does not fall."""

@@ -13,15 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ard.config import differences
+from ard.config import differences, later
 from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.progress import progress_bar
 from ard.seeds import require_seed
 from ard.training.companion import Alone, Companion
-from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
+from ard.training.state import (
+    AverageOn,
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    new_state,
+    save_checkpoint,
+    trained_parameters,
+)
 
-HOUSEKEEPING = frozenset({"train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})  # Change no bit.
+HOUSEKEEPING = frozenset(  # Change no bit.
+    {"train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.activation_checkpointing"}
+)
 
 
 class Schedule(StrEnum):
@@ -61,14 +71,34 @@ class TrainConfig:
     """Updates between lines of log.jsonl."""
     seed: int = 0
     """Decides the batches and everything else that is drawn."""
+    accumulate: int = later(1)
+    """Passes per update: each has its part of the batch, and their gradients add up. Must divide the batch size."""
+
+    activation_checkpointing: bool = later(default=False)
+    """Keep each block's input only and compute the rest again in the backward pass: less memory, the same bits."""
+
+    compile: bool = later(default=False)
+    """Compile the blocks (torch.compile), which pays on a GPU. Takes a minute at the start."""
+    average_on: AverageOn = later(AverageOn.DEVICE)
+    """Where the moving average is: beside the weights on the device, or on the cpu, which costs a copy per update."""
+
+    @property
+    def pass_size(self) -> int:
+        """Images or trajectories per pass."""
+        return self.batch_size // self.accumulate
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         require_at_least(1, {"iterations": self.iterations, "batch_size": self.batch_size})
+        require_at_least(1, {"accumulate": self.accumulate})
         require_at_least(1, {"checkpoint_every": self.checkpoint_every, "log_every": self.log_every})
         require_at_least(0, {"warmup": self.warmup, "keep_checkpoints": self.keep_checkpoints})
         require_at_least(0, {"weight_decay": self.weight_decay})
         require_seed("seed", self.seed)
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}; give a divisor"
+            )
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a positive number")
@@ -88,36 +118,36 @@ def train(
     groups: list[dict[str, Any]] | None = None,
     companion: Companion | None = None,
 ) -> TrainState:
-    """Minimise `loss_at(step)` over the module's parameters, going on from the last checkpoint in `folder`.
+    """Minimise the loss over the module's parameters that are not frozen, from the last checkpoint in `folder` on.
 
+    `loss_at(number)` is the loss of a pass; update `step` has the passes from `step * accumulate` on, one at a time.
     `run` is the resolved configuration: a folder that holds another run is refused. `groups` are AdamW's parameter
     groups, whose "factor" multiplies their learning rate. `companion` is what is trained beside the module.
     """
     _claim(folder, run)
     fused = next(module.parameters()).device.type in {"cpu", "cuda"}
-    groups = groups or [{"params": list(module.parameters())}]
+    parameters = list(trained_parameters(module).values())
+    groups = groups or [{"params": parameters}]
     optimiser = AdamW(groups, config.learning_rate, (0.9, config.beta2), weight_decay=config.weight_decay, fused=fused)
     companion = companion or Alone()
-    state = new_state(module, optimiser, companion)
+    state = new_state(module, optimiser, companion, average_on=config.average_on)
     if stored := checkpoints(folder / "checkpoints"):
         load_checkpoint(stored[-1], state)
     log = _Log(folder / "log.jsonl", state.step)
     started = time.monotonic() - state.seconds
-    parameters = list(module.parameters())
     with progress_bar(config.iterations, description, unit="it", done=state.step) as bar:
         while state.step < config.iterations:
             rate = learning_rate(config, state.step)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
-            loss = loss_at(state.step)
             optimiser.zero_grad()
-            loss.backward()
+            loss = _accumulate(loss_at, state.step, config.accumulate)
             norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
             optimiser.step()
             state.average_weights(config.ema_decay)
             companion.after_update(state.step)
             state.step += 1
-            log.add(loss.detach(), norm)
+            log.add(loss, norm)
             bar.update()
             keep = state.step % config.checkpoint_every == 0 or state.step == config.iterations
             if keep or state.step % config.log_every == 0:
@@ -136,6 +166,16 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate
     done = (step - config.warmup) / max(config.iterations - config.warmup, 1)
     return config.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _accumulate(loss_at: Callable[[int], Tensor], step: int, passes: int) -> Tensor:
+    """Add up the gradients of update `step` over its passes, each of which is freed before the next; the mean loss."""
+    losses = []
+    for number in range(step * passes, (step + 1) * passes):
+        loss = loss_at(number) / passes
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def is_finished(folder: Path, run: dict[str, Any]) -> bool:

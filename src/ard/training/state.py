@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -16,13 +17,20 @@ from ard.models.weights import StateDict, checksum, read_weights, to_bytes
 from ard.training.companion import Alone, Companion
 
 
+class AverageOn(StrEnum):
+    """Where the weights' moving average is kept."""
+
+    DEVICE = "device"  # Beside the weights.
+    CPU = "cpu"  # In main memory: the weights are copied there in every update, which waits for the device.
+
+
 @dataclass
 class TrainState:
     """Weights, their moving average, the optimiser, and how far training has come."""
 
     module: nn.Module
     average: list[Tensor]
-    """EMA of the parameters, in their order. Buffers are constants and are never averaged."""
+    """EMA of the parameters that are trained, in their order. Buffers are constants and are never averaged."""
     optimiser: AdamW
     companion: Companion = field(default_factory=Alone)
     """What is trained beside the module; its tensors are in the checkpoints too."""
@@ -33,23 +41,49 @@ class TrainState:
     def average_weights(self, decay: float) -> None:
         """Move the average towards the weights; the decay warms up, so that the first steps are forgotten."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, list(self.module.parameters()), 1 - decay)
+        weights = [one.to(average.device) for one, average in zip(self.trained().values(), self.average, strict=True)]
+        torch._foreach_lerp_(self.average, weights, 1 - decay)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained; the others are not kept, because they are the start's."""
+        return trained_parameters(self.module)
 
     def averaged(self) -> StateDict:
         """The average under the parameters' names: what is published."""
-        names = [name for name, _ in self.module.named_parameters()]
-        return dict(zip(names, self.average, strict=True))
+        return dict(zip(self.trained(), self.average, strict=True))
 
 
-def new_state(module: nn.Module, optimiser: AdamW, companion: Companion | None = None) -> TrainState:
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def frozen_parameters(module: nn.Module) -> StateDict:
+    """The parameters that stay as they were at the start."""
+    return {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+def new_state(
+    module: nn.Module,
+    optimiser: AdamW,
+    companion: Companion | None = None,
+    *,
+    average_on: AverageOn = AverageOn.DEVICE,
+) -> TrainState:
     """The state before the first step."""
-    average = [parameter.detach().clone() for parameter in module.parameters()]
+    parameters = trained_parameters(module).values()
+    match average_on:
+        case AverageOn.DEVICE:
+            average = [parameter.detach().clone() for parameter in parameters]
+        case AverageOn.CPU:
+            average = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     return TrainState(module, average, optimiser, companion or Alone())
 
 
 def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> None:
     """Publish the checkpoint of `state.step`, and delete the oldest ones beyond `keep` (0 keeps all)."""
-    tensors = {f"model.{name}": value for name, value in state.module.state_dict().items()}
+    frozen = frozen_parameters(state.module).keys()
+    tensors = {f"model.{name}": value for name, value in state.module.state_dict().items() if name not in frozen}
     tensors |= {f"average.{name}": value for name, value in state.averaged().items()}
     tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(state.optimiser).items()}
     tensors |= {f"companion.{name}": value for name, value in state.companion.tensors().items()}
@@ -73,9 +107,9 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
             note = json.loads(file.metadata()["ard"])
         if note["crc32"] != checksum(tensors):
             raise InputError(f"{path} is damaged: its checksum does not match; delete it to go on from the one before")
-        state.module.load_state_dict(part(tensors, "model."))
+        state.module.load_state_dict({**frozen_parameters(state.module), **part(tensors, "model.")})
         average = part(tensors, "average.")
-        for (name, _), value in zip(state.module.named_parameters(), state.average, strict=True):
+        for name, value in state.averaged().items():
             value.copy_(average[name])
         load_optimiser(state.optimiser, part(tensors, "optimiser."))
         state.companion.load(part(tensors, "companion."))

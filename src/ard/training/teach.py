@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ard.datasets import ImageData
-from ard.devices import autocast
+from ard.devices import autocast, send
 from ard.diffusion import Diffusion
 from ard.models.transformer import Transformer
 from ard.training.loop import TrainConfig
@@ -16,16 +16,23 @@ from ard.training.randomness import batch_ids, generator_for
 def teacher_loss(
     network: Transformer, diffusion: Diffusion, data: ImageData, config: TrainConfig, *, label_dropout: float
 ) -> Callable[[int], Tensor]:
-    """The denoising loss of update `step`: mean squared error of eps or v at a random time."""
+    """The denoising loss of a pass: mean squared error of eps or v at a random time.
+
+    A pass takes its rows of what the whole update draws, so that passes add up to the update.
+    """
     device = next(network.parameters()).device
     images, labels = data.images.to(device), data.labels.to(device)
 
-    def loss_at(step: int) -> Tensor:
-        ids = batch_ids(len(images), seed=config.seed, step=step, batch=config.batch_size).to(device)
+    def loss_at(number: int) -> Tensor:
+        step, part = divmod(number, config.accumulate)
+        rows = slice(part * config.pass_size, (part + 1) * config.pass_size)
+        ids = batch_ids(len(images), seed=config.seed, step=number, batch=config.pass_size)
         generator = generator_for("teach", config.seed, step)
-        x_0, t = images[ids], diffusion.sample_times(len(ids), generator).to(device)
-        noise = torch.randn(x_0.shape, generator=generator).to(device)
-        dropped = (torch.rand(len(ids), generator=generator) < label_dropout).to(device)
+        t = diffusion.sample_times(config.batch_size, generator)[rows]
+        noise = torch.randn((config.batch_size, *images.shape[1:]), generator=generator)[rows]
+        dropped = (torch.rand(config.batch_size, generator=generator) < label_dropout)[rows]
+        ids, t, noise, dropped = (send(one, device) for one in (ids, t, noise, dropped))
+        x_0 = images[ids]
         label = torch.where(dropped, data.num_classes, labels[ids])
         with autocast(device):
             output = network(diffusion.add_noise(x_0, noise, t), diffusion.network_time(t), label)

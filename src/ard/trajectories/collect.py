@@ -1,11 +1,13 @@
 """Making a store: every shard is a pure function of the teacher and its seeds, so any worker may make it, any time."""
 
 import functools
+import math
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,9 +20,11 @@ from ard.models.student import StateKind
 from ard.processes import die_with_parent
 from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
+from ard.trajectories.execution import Execution, executed, relative_error
 from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
 from ard.trajectories.reader import is_published
 from ard.trajectories.shards import open_shard, write_shard
+from ard.types import Labels, Latents
 
 Progress = Callable[[int], None]  # Told how many trajectories have just been published.
 
@@ -39,8 +43,7 @@ def collect(folder: Path, manifest: Manifest, *, device: torch.device, workers: 
     if min(workers, len(missing)) > 1:
         _share_out(folder, manifest, missing, device, min(workers, len(missing)), progress)
     else:
-        for shard in missing:
-            progress(_make_shard(folder, manifest, shard, device))
+        _make_in_turn(folder, manifest, missing, device, progress)
     finish(folder, manifest)
 
 
@@ -57,6 +60,7 @@ def plan_store(
     dtype: str = "float16",
     shard_size: int = 256,
     batch_size: int = 128,
+    execution: Execution | None = None,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
@@ -76,6 +80,7 @@ def plan_store(
         num=num,
         shard_size=shard_size,
         batch_size=batch_size,
+        execution=execution or Execution(),
     )
 
 
@@ -84,14 +89,33 @@ def solve_batch(teacher: Teacher, manifest: Manifest, seeds: range, device: torc
 
     InputError when the teacher yields something that is no number.
     """
-    channels, height, width = manifest.shape
-    noise = noise_for_seeds(seeds, (channels, height, width)).to(device)
-    label = torch.tensor(seeds, device=device) % manifest.num_classes
+    noise, label = _starts(manifest, seeds, device)
     solution = solve_pf_ode(teacher, noise, label, ode=manifest.ode, kept=manifest.kept)
     stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
     if not all(states.isfinite().all() for states in stored):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
     return stored
+
+
+def with_measured_error(folder: Path, manifest: Manifest, *, device: torch.device) -> Manifest:
+    """`manifest` with its `x_0_error`: that of the store in `folder`, else measured on the first batch.
+
+    InputError when `folder` holds other trajectories.
+    """
+    if manifest.execution == Execution():
+        return manifest
+    if (folder / "manifest.json").exists():
+        stored, _ = load_manifest(folder)
+        check_same(folder, stored, manifest)
+        if stored.x_0_error is not None:
+            return replace(manifest, x_0_error=stored.x_0_error)
+    place = manifest.teacher.folder(folder)
+    noise, label = _starts(manifest, manifest.seeds(0)[: manifest.batch_size], device)
+    eager, other = load_teacher(place, device), _load_once(place, device, manifest.execution)
+    error = relative_error(eager, other, noise, label, ode=manifest.ode)
+    if not math.isfinite(error):
+        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number images")
+    return replace(manifest, x_0_error=float(f"{error:.3g}"))
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
@@ -115,15 +139,47 @@ def _prepare(folder: Path, manifest: Manifest) -> None:
     remove_leftovers(folder)
 
 
+def _make_in_turn(
+    folder: Path, manifest: Manifest, shards: list[int], device: torch.device, progress: Progress
+) -> None:
+    """Make `shards` one after the other; while one is solved, a thread writes the one before it, and no more."""
+    writing: Future[int] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for shard in shards:
+            solved = _solve_shard(folder, manifest, shard, device)
+            if writing:
+                progress(writing.result())
+            writing = writer.submit(_publish, folder, manifest, shard, solved)
+        if writing:
+            progress(writing.result())
+
+
 def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> int:
     """Make and publish one shard; returns its number of trajectories."""
+    return _publish(folder, manifest, shard, _solve_shard(folder, manifest, shard, device))
+
+
+def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of one shard."""
     if device.type == "cpu":
         torch.set_num_threads(1)
-    teacher = _load_once(manifest.teacher.folder(folder), device)
+    teacher = _load_once(manifest.teacher.folder(folder), device, manifest.execution)
     seeds, size = manifest.seeds(shard), manifest.batch_size
     batches = [solve_batch(teacher, manifest, seeds[i : i + size], device) for i in range(0, len(seeds), size)]
-    write_shard(folder / shard_name(shard), _shard_tensors(manifest, seeds, batches), manifest.identity)
-    return len(seeds)
+    return _shard_tensors(manifest, seeds, batches)
+
+
+def _publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Tensor]) -> int:
+    """Write a shard; returns its number of trajectories."""
+    write_shard(folder / shard_name(shard), tensors, manifest.identity)
+    return manifest.rows(shard)
+
+
+def _starts(manifest: Manifest, seeds: range, device: torch.device) -> tuple[Latents, Labels]:
+    """The noise and the label of each seed."""
+    channels, height, width = manifest.shape
+    label = torch.tensor(seeds, device=device) % manifest.num_classes
+    return noise_for_seeds(seeds, (channels, height, width)).to(device), label
 
 
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
@@ -148,4 +204,6 @@ def _share_out(
             pool.shutdown(cancel_futures=True)
 
 
-_load_once = functools.lru_cache(maxsize=1)(load_teacher)
+@functools.lru_cache(maxsize=1)
+def _load_once(folder: Path, device: torch.device, execution: Execution) -> Teacher:
+    return executed(load_teacher(folder, device), execution)

@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
+from ard.config import differences, fingerprint_of, flatten, from_plain, later, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.files import read_json, write_json
 from ard.models.student import StateKind
 from ard.teacher import Ode, TeacherRef
 from ard.timegrid import check_indices, uniform_indices
+from ard.trajectories.execution import Execution
 
 SCHEMA = 1
-_FREE = frozenset({"num", "teacher.path"})  # A store may grow or move.
+_FREE = frozenset({"num", "teacher.path", "x_0_error"})  # A store may grow or move, and another machine measure.
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -35,6 +36,10 @@ class Manifest:
     """How many trajectories; trajectory i has the seed first_seed + i and the label seed mod num_classes."""
     shard_size: int
     batch_size: int
+    execution: Execution = later(Execution())
+    x_0_error: float | None = later(None)
+    """Of the first batch's images as `execution` makes them, relative to those of eager float32; None where it is
+    that."""
 
     @property
     def num_shards(self) -> int:

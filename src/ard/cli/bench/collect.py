@@ -1,9 +1,14 @@
-"""ard bench collect: how long the teacher needs for a batch of trajectories."""
+"""ard bench collect: how long the teacher needs for a batch of trajectories, in each way to run it."""
 
 from dataclasses import dataclass
 
-from ard.cli.bench.common import NetworkBench
-from ard.cli.bench.latency import LatencyBench
+from ard.analysis.latency import machine_facts
+from ard.bench.collecting import ways
+from ard.bench.contenders import random_batch, random_network, require_equal
+from ard.bench.measure import Timed
+from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell
+from ard.cli.options import print_plan
+from ard.devices import resolve_device
 from ard.errors import require_at_least
 
 
@@ -11,23 +16,37 @@ from ard.errors import require_at_least
 class CollectBench(NetworkBench):
     """Time the guided teacher over its whole trajectory, as `ard collect` runs it, without the disk.
 
-    The inverse of "over floor" is the model FLOP utilisation. For instance:
+    Ways to run it are eager (float32), compiled, bf16, interval (guidance in the middle half of the time only), and
+    several of these together. Compiled images must equal eager ones. The inverse of "over floor" is the model FLOP
+    utilisation. For instance:
 
-        ard bench collect --model DiT-XL/2 --batch 128
+        ard bench collect --model DiT-XL/2 --batch 128 --ways eager,bf16,bf16-compiled
+        ard bench collect --model DiT-S/2 --ways eager,interval,compiled
     """
 
     num_teacher_steps: int = 25
-    """Steps of the solver; the guidance doubles the network evaluations."""
+    """Steps of the solver; where it guides, the guidance doubles the network evaluations."""
+    ways: str = "eager,interval"
+    """What to time, with commas between."""
 
     def run(self) -> None:
-        """Time, print."""
-        require_at_least(1, {"num_teacher_steps": self.num_teacher_steps})
-        LatencyBench(
-            model=self.model,
-            models=f"teacher{self.num_teacher_steps}",
-            batch=self.batch,
-            rounds=self.rounds,
-            json=self.json,
-            device=self.device,
-            dry_run=self.dry_run,
-        ).run()
+        """Check, time, print."""
+        require_at_least(1, {"num_teacher_steps": self.num_teacher_steps, "rounds": self.rounds})
+        device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
+        names = self.ways.split(",")
+        if self.dry_run:
+            return print_plan({"network": config, "ways": names, "batches": batches, "machine": machine_facts(device)})
+        network = random_network(config, device)
+        made = {
+            size: ways(names, network, random_batch(config, size, device), num_teacher_steps=self.num_teacher_steps)
+            for size in batches
+        }
+        for one in made.values():
+            require_equal(one, tolerance=1e-4 if device.type == "cpu" else 2e-2)
+        ceilings = ceilings_for(config, batches, device)
+        timed = [
+            Timed(name=one.name, batch=size, run=one.run, macs=one.macs * size)
+            for size, group in made.items()
+            for one in group
+        ]
+        time_and_tell("collect", timed, ceilings, self, device)

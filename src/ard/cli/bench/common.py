@@ -29,6 +29,9 @@ PAIRS = (
     *((name, f"{name}-{speed}") for name in ("ard4-n6", "ard4-all", "step4", "kd1") for speed in ("fast", "compiled")),
     *((f"teacher{steps}", f"ard4-n6-{speed}") for steps in (24, 25) for speed in ("fast", "compiled")),
     ("dense", "ours"),
+    *(("eager", name) for name in ("compiled", "bf16", "bf16-compiled", "interval")),
+    ("recomputed", "ours"),
+    ("ours", "compiled"),
 )
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from ard.analysis.latency import machine_facts
 from ard.bench.contenders import random_network
 from ard.bench.measure import Timed
-from ard.bench.training import update_macs, updates
+from ard.bench.training import Layout, counted_mb, update_macs, updates
 from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell
-from ard.cli.options import print_plan
+from ard.cli.options import parse_choices, print_plan
 from ard.devices import resolve_device
 from ard.errors import InputError, require_at_least
 from ard.history import HistoryAttention
@@ -18,29 +18,40 @@ from ard.models.student import StudentConfig
 class TrainBench(NetworkBench):
     """Time an update of a student: as we lay history out, and with the usual dense mask and adaLN per token.
 
-    Both have the same weights, and equal gradients, which is checked before. For instance:
+    All layouts have the same weights, and equal gradients, which is checked before. On a CPU the column of peak memory
+    counts the tensors that an update makes; weights, moments and average come on top. For instance:
 
         ard bench train --model DiT-B/2 --history-blocks 6 --batch 4
+        ard bench train --model DiT-B/2 --history-blocks 6 --batch 4 --layouts ours,recomputed,compiled
         ard bench train --model tiny/2 --batch 32 --json train.json
     """
 
     student: StudentConfig = field(default_factory=lambda: StudentConfig(history=HistoryAttention.SHARED))
+    layouts: str = "ours,dense"
+    """What is timed: ours, dense, recomputed (--activation-checkpointing), compiled (--compile)."""
 
     def run(self) -> None:
         """Check, time, print."""
         require_at_least(1, {"rounds": self.rounds})
-        if self.student.history is HistoryAttention.GATED or self.student.per_step_heads:
+        layouts = parse_choices(self.layouts, "layouts", Layout)
+        own = self.student.history is HistoryAttention.GATED or self.student.per_step_heads
+        if own and Layout.DENSE in layouts:
             raise InputError("the dense layout has one softmax and one head: --history shared, --no-per-step-heads")
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         if self.dry_run:
-            return print_plan(
-                {"network": config, "student": self.student, "batches": batches, "machine": machine_facts(device)}
-            )
+            plan = {"network": config, "student": self.student, "layouts": layouts, "batches": batches}
+            return print_plan({**plan, "machine": machine_facts(device)})
         network = random_network(config, device)
         timed = [
-            Timed(name=one.name, batch=size, run=one.run, macs=update_macs(self.student, network) * size)
+            Timed(
+                name=one.name,
+                batch=size,
+                run=one.run,
+                macs=update_macs(self.student, network) * size,
+                peak_mb=counted_mb(one, device),
+            )
             for size in batches
-            for one in updates(network, self.student, size)
+            for one in updates(network, self.student, size, layouts)
         ]
         tokens = [size * self.student.num_steps for size in batches]
         ceilings = ceilings_for(config, tokens, device)

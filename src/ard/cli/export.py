@@ -1,0 +1,58 @@
+"""ard export: a student to a folder that diffusers' users can load."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ard.cli.options import print_plan
+from ard.devices import DeviceName, resolve_device
+from ard.export import export_identity, is_exported, make_pipeline, plan_export, write_export
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a student as a pipeline of diffusers, with its autoencoder, a model card and samples.
+
+    The folder is all that sampling needs: ARDPipeline.from_pretrained(FOLDER). For instance:
+
+        ard export --student runs/ard --out digits-ard
+        ard export --student runs/ard --metrics runs/metrics.json --license apache-2.0 --out digits-ard
+        ard export --student runs/dit-ard --vae sd-vae-ft-ema --license cc-by-nc-4.0 --samples 32 --out dit-ard
+    """
+
+    student: Path
+    """Folder of the student."""
+    out: Path
+    """Folder to write; its name is the model card's title."""
+    vae: Path | None = None
+    """A local folder of diffusers' AutoencoderKL, for students of latents; None: the one that the teacher came with."""
+    metrics: Path | None = None
+    """What ard evaluate --json wrote; the student's numbers go into the model card."""
+    license: str = ""
+    """The license as the hub names it, such as apache-2.0; empty: the model card says that none is stated."""
+    samples: int = 16
+    """Samples on the model card, from seeds that training has not seen; 0 for none."""
+    device: DeviceName = "auto"
+    """Where to draw the samples."""
+    dry_run: bool = False
+    """Print what would be written and write nothing."""
+
+    def run(self) -> None:
+        """Check, draw and publish."""
+        device = resolve_device(self.device)
+        export = plan_export(
+            self.student,
+            title=self.out.resolve().name,
+            vae=self.vae,
+            metrics=self.metrics,
+            license_name=self.license,
+            num_samples=self.samples,
+        )
+        pipeline = make_pipeline(export)
+        identity = export_identity(export, pipeline)
+        is_there = is_exported(self.out, identity)
+        if self.dry_run:
+            return print_plan({"export": export, "identity": identity, "device": str(device), "out": self.out})
+        if is_there:
+            return print(f"export {self.out} is there already")
+        write_export(self.out, export, pipeline, device)
+        print(f"export {self.out}: load it with ARDPipeline.from_pretrained({str(self.out)!r})")

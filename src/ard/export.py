@@ -1,0 +1,176 @@
+"""A student as a folder to hand on: a pipeline of diffusers with its autoencoder, a model card and samples."""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from ard.config import differences, fingerprint_of, to_plain
+from ard.errors import InputError, require_at_least
+from ard.files import read_json, remove_leftovers, write_json, written_aside
+from ard.measured import measured
+from ard.model_card import CARD, SHEET, About, model_card
+from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_autoencoder
+from ard.models.weights import fingerprint
+from ard.pictures import save_pixels
+from ard.students import StudentCard, load_card, load_student
+from ard.teacher import TeacherCard, load_teacher_card
+
+RECORD = "export.json"
+FIRST_SEED = 1_000_000  # As `ard sample` has it: noises that training has not seen.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What a pipeline's folder is made from."""
+
+    student: Path
+    card: StudentCard
+    autoencoder: AutoencoderCard | None
+    class_names: tuple[str, ...]
+    about: About
+    num_samples: int
+
+
+def plan_export(
+    student: Path, *, title: str, vae: Path | None, metrics: Path | None, license_name: str, num_samples: int
+) -> Export:
+    """What the pipeline of the student in that folder will be; InputError for what does not fit, before any work."""
+    card = load_card(student)
+    _pipeline_module()  # A missing package is told before anything else is done.
+    require_at_least(0, {"samples": num_samples})
+    if not re.fullmatch(r"[A-Za-z0-9.+-]*", license_name):
+        raise InputError(f"--license {license_name!r}: one of the hub's names is expected, such as apache-2.0 or other")
+    teacher = _teacher_of(card, student)
+    autoencoder = find_autoencoder(vae or _recorded_vae(teacher, card, student), card.network.channels, student)
+    imported = teacher.imported if teacher else None
+    if imported and autoencoder and imported.scaling_factor not in {None, autoencoder.scaling_factor}:
+        raise InputError(
+            f"the autoencoder in {autoencoder.folder} scales its latents by {autoencoder.scaling_factor}, and the "
+            f"teacher's have {imported.scaling_factor}; give the autoencoder of its teacher with --vae"
+        )
+    about = About(
+        title=title,
+        license=license_name,
+        source=imported.source if imported else "",
+        metrics=measured(metrics, card) if metrics else "",
+        samples=_samples_told(num_samples),
+    )
+    names = imported.class_names if imported else ()
+    return Export(
+        student=student,
+        card=card,
+        autoencoder=autoencoder,
+        class_names=names,
+        about=about,
+        num_samples=num_samples,
+    )
+
+
+def is_exported(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether `out` holds this very export; InputError when it holds anything else."""
+    if (out / RECORD).is_file():
+        if changes := differences(read_json(out / RECORD), identity):
+            raise InputError(f"{out} holds another export ({'; '.join(changes)}); choose another --out or delete it")
+        return True
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} holds something else; choose another --out or delete it")
+    return False
+
+
+def make_pipeline(export: Export) -> Any:
+    """The ARDPipeline, on the CPU and in float32."""
+    cpu, module = torch.device("cpu"), _pipeline_module()
+    student, card = load_student(export.student, cpu)
+    names = {str(label): name for label, name in enumerate(export.class_names) if name}
+    made = module.ARDPipeline(module.student_model(student, card), _load_vae(export.autoencoder), names)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def export_identity(export: Export, pipeline: Any) -> dict[str, Any]:
+    """What decides the content of the folder: the weights, the names, and what the model card says."""
+    return {
+        "student": fingerprint(to_plain(export.card), pipeline.student.state_dict()),
+        "vae": fingerprint(_shape_of(pipeline.vae), pipeline.vae.state_dict()) if pipeline.vae else None,
+        "class_names": fingerprint_of(export.class_names),
+        "license": export.about.license or None,
+        "metrics": fingerprint_of(export.about.metrics),
+        "samples": export.num_samples,
+    }
+
+
+def write_export(out: Path, export: Export, pipeline: Any, device: torch.device) -> None:
+    """Publish the pipeline's folder, whole or not at all."""
+    identity = export_identity(export, pipeline)
+    remove_leftovers(out.resolve().parent)
+    try:
+        with written_aside(out) as folder:
+            (folder / CARD).write_text(model_card(export.card, export.about))
+            pipeline.save_pretrained(folder)
+            for weights in folder.rglob("*.safetensors"):
+                shutil.copymode(folder / CARD, weights)  # diffusers leaves them to their owner alone.
+            if export.num_samples:
+                _draw_samples(folder / SHEET, pipeline.to(device), export)
+            write_json(folder / RECORD, identity)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None  # A full disk.
+
+
+def _pipeline_module() -> ModuleType:
+    """The pipeline's module, which needs diffusers; told to stay offline before that is read for the first time."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from ard import pipeline
+
+    return pipeline
+
+
+def _load_vae(card: AutoencoderCard | None) -> Any:
+    """The autoencoder, which will say its folder's name and not where that was on this machine."""
+    if card is None:
+        return None
+    network = load_autoencoder(card.folder, torch.device("cpu")).network
+    network.register_to_config(_name_or_path=card.folder.resolve().name)
+    return network
+
+
+def _shape_of(vae: Any) -> dict[str, Any]:
+    return {name: value for name, value in vae.config.items() if not name.startswith("_")}
+
+
+def _draw_samples(path: Path, pipeline: Any, export: Export) -> None:
+    """The sheet that `ard sample` draws from the same seeds."""
+    seeds = range(FIRST_SEED, FIRST_SEED + export.num_samples)
+    labels = [seed % export.card.network.num_classes for seed in seeds]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    pictures = np.stack([np.asarray(picture) for picture in pipeline(labels, generator=generators).images])
+    save_pixels(path, torch.from_numpy(pictures.reshape(*pictures.shape[:3], -1)), labels, seeds)
+
+
+def _samples_told(count: int) -> str:
+    last = FIRST_SEED + count - 1
+    return f"Samples of the classes in turn, seeds {FIRST_SEED} to {last}, not selected" if count else ""
+
+
+def _teacher_of(card: StudentCard, student: Path) -> TeacherCard | None:
+    """The card of the student's teacher, which may be elsewhere by now; InputError when another one is in its place."""
+    folder = card.teacher.folder(student)
+    if not (folder / "config.json").is_file():
+        return None
+    teacher = load_teacher_card(folder)
+    if (teacher.network, teacher.diffusion) != (card.network, card.diffusion):
+        raise InputError(f"the teacher in {folder} is not the student's; put the right one there, or none")
+    return teacher
+
+
+def _recorded_vae(teacher: TeacherCard | None, card: StudentCard, student: Path) -> Path | None:
+    """The autoencoder that the teacher was imported with."""
+    vae = teacher.imported.vae if teacher and teacher.imported else None
+    return None if vae is None else Path(os.path.normpath(card.teacher.folder(student) / vae))

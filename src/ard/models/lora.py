@@ -1,0 +1,57 @@
+"""LoRA (Hu et al., 2022): a student that learns low-rank changes of its teacher's blocks, W + alpha / rank B A."""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ard.errors import MissingExtraError
+from ard.models.student import Student
+from ard.models.weights import StateDict
+
+ADAPTED = ["qkv", "proj", "fc1", "fc2"]  # The linear layers of attention and MLP.
+BASE, A, B = "base_layer.", "lora_A.default.weight", "lora_B.default.weight"  # As peft names them.
+
+
+def add_adapters(student: Student, *, rank: int, alpha: float, generator_of: Callable[[str], torch.Generator]) -> None:
+    """Freeze the teacher's network and give its blocks adapters; MissingExtraError without the package.
+
+    Nothing changes before the first update, because B is zero; A is drawn from `generator_of` its name. What the
+    teacher does not have (step embedding, gates, step heads) and the output head are trained in full.
+    """
+    peft, network = _peft(), student.network.requires_grad_(False)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=ADAPTED), network.blocks)
+    head = student.step_heads or network.final_layer
+    head.requires_grad_(True)
+    for name, parameter in student.named_parameters():
+        if name.endswith(A):
+            _draw(parameter, generator_of(name))
+
+
+def merged(weights: StateDict, *, rank: int, alpha: float) -> StateDict:
+    """The weights of an ordinary student from those of one with adapters: W + alpha / rank B A under W's name."""
+    weights = {name: value.cpu() for name, value in weights.items()}
+    for name in [name for name in weights if name.endswith(f"{BASE}weight")]:
+        stem = name.removesuffix(f"{BASE}weight")
+        weights[name] = weights[name] + alpha / rank * weights.pop(stem + B) @ weights.pop(stem + A)
+    return {name.replace(BASE, ""): value for name, value in weights.items()}
+
+
+@torch.no_grad()
+def _draw(parameter: Tensor, generator: torch.Generator) -> None:
+    """Uniform with the variance of torch's linear layers, as peft draws it, but on the CPU and from an address."""
+    bound = 1 / math.sqrt(parameter.shape[1])
+    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+
+def _peft() -> Any:
+    """The package, told to stay offline before it is read for the first time."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtraError("peft", "lora") from None
+    return peft
