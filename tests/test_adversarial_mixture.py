@@ -44,10 +44,6 @@ class Mixture(TrajectoryReader):
     def require_finite(self, batch: TrajectoryBatch, ids: Tensor) -> None:
         """They are."""
 
-    def condition(self, labels: Tensor) -> Tensor:
-        """The one label."""
-        return labels
-
 
 def make_teacher() -> Teacher:
     """A random network: its features tell points apart, which is all that the heads need."""

@@ -23,7 +23,7 @@ ROWS: tuple[set[str], ...] = (
     {"models"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
-    {"losses", "sampling", "pictures"},
+    {"losses", "sampling", "pictures", "latents"},
     {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures", "model_card"},
@@ -42,8 +42,8 @@ OPTIONAL = {
     "torch_fidelity": "evaluation.features.inception",
     "transformers": "models.huggingface",
     "diffusers": "models.autoencoder, pipeline",
-    "peft": "models.lora",
     "datasets": "datasets.from_disk",
+    "peft": "models.lora",
 }
 # Importable only with an optional package, because its classes inherit from the package's.
 NEEDING = {"pipeline": "diffusers"}

@@ -27,7 +27,8 @@ from ard.training.loop import TrainConfig, train
 from ard.training.randomness import batch_ids
 from ard.trajectories.collect import collect, plan_store
 from ard.trajectories.manifest import load_manifest
-from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
+from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.source import TrajectoryBatch
 from ard.types import Latents
 
 EVALUATION_SEED = 10_000_000  # Far from the seeds that training uses.

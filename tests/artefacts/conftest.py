@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -13,10 +14,12 @@ from subprocess import CompletedProcess, Popen
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ard.cli import run
 from ard.files import write_atomically
+from ard.models.autoencoder import WEIGHTS
 from ard.teacher import load_teacher
 
 CPU = ["--device", "cpu"]
@@ -209,7 +212,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with teacher, other_teacher, store, grid_store and student, and kept, which kept its checkpoints.
 
     dit.safetensors has the teacher's weights as DiT's own code names them. prompts.txt has prompts, and t5 what is read
-    of a text encoder before it is loaded.
+    of a text encoder before it is loaded. pictures has one, and vae is an autoencoder on paper: its file of weights is
+    empty.
 
     Tests leave it as it is.
     """
@@ -221,6 +225,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "t5").mkdir()
     (root / "t5/config.json").write_text('{"model_type": "t5", "d_model": 8}')
     save_file({"shared.weight": torch.zeros(1, 8)}, root / "t5/model.safetensors")
+    _draw_picture(root / "pictures" / "class" / "0.png")
+    _describe_autoencoder(root / "vae")
     every_point = ["--keep", "all", "--states", "x_t", "x_0_hat"]
     call_well("collect", "--teacher", root / "teacher", "--out", root / "store", *COLLECT, *every_point)
     call_well("collect", "--teacher", root / "teacher", "--out", root / "grid_store", *COLLECT)
@@ -236,6 +242,17 @@ def _change_weights(source: Path, target: Path) -> None:
     weights = {name: value + 0.01 for name, value in load_file(source / "model.safetensors").items()}
     save_file(weights, target / "model.safetensors")
     shutil.copy(source / "config.json", target)
+
+
+def _draw_picture(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def _describe_autoencoder(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    (folder / WEIGHTS).touch()
 
 
 def _publish(source: Path, target: Path) -> None:

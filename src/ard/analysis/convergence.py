@@ -19,7 +19,7 @@ from ard.models.weights import checksum, read_weights
 from ard.students import StudentCard
 from ard.table import COLUMNS, as_text, cell, floor_note, merge_seeds
 from ard.training.state import checkpoints
-from ard.trajectories.reader import TrajectoryBatch
+from ard.trajectories.source import TrajectoryBatch
 
 HOW_TO_KEEP = "train with ard distill --keep-checkpoints 0 --checkpoint-every 100 to keep them"
 NEAR = 1.1  # Within 10 % of the final distance.

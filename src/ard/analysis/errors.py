@@ -13,7 +13,7 @@ from ard.models.student import Student
 from ard.sampling import continue_trajectory
 from ard.students import StudentCard
 from ard.table import COLUMNS, cell, describe, merge_seeds
-from ard.trajectories.reader import TrajectoryBatch
+from ard.trajectories.source import TrajectoryBatch
 from ard.types import Latents
 
 TITLE, X_LABEL = "The teacher takes the first steps, the student the others", "steps by the teacher"

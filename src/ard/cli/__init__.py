@@ -25,6 +25,7 @@ COMMANDS = {
     "collect": ("ard.cli.collect", "Collect", "solve the teacher's ODE and store the trajectories"),
     "trajectories": ("ard.cli.trajectories", "Trajectories", "show or check a trajectory store"),
     "text encode": ("ard.cli.text_encode", "TextEncode", "encode prompts, for teachers that read text"),
+    "images cache": ("ard.cli.images_cache", "ImagesCache", "encode real images once, for the discriminator"),
     "distill": ("ard.cli.distill", "Distill", "train a few-step student on stored trajectories"),
     "sample": ("ard.cli.sample", "Sample", "draw images from a student"),
     "export": ("ard.cli.export", "Export", "write a student as a pipeline of diffusers, to hand it on"),

@@ -1,4 +1,4 @@
-"""ard distill: a trajectory store to a student."""
+"""ard distill: trajectories, stored or made meanwhile, to a student."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ard.analysis.budget import TFLOPS, Workload, budget
 from ard.cli.options import print_plan, to_plain_dict
+from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
@@ -17,11 +19,18 @@ from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, further
+from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import load_teacher, reference_to
+from ard.teacher import load_teacher_card, reference_to
 from ard.text import seen_from
-from ard.training.adversarial import AdversarialConfig, AdversarialHistory, Adversary, adversarial_loss, real_samples
+from ard.training.adversarial import (
+    AdversarialConfig,
+    AdversarialHistory,
+    Adversary,
+    RealSource,
+    adversarial_loss,
+    real_samples,
+)
 from ard.training.collapse import probe_from
 from ard.training.companion import Alone, Companion
 from ard.training.distill import (
@@ -33,13 +42,16 @@ from ard.training.distill import (
     student_pass,
 )
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
-from ard.trajectories.manifest import Manifest, load_manifest
-from ard.trajectories.reader import TrajectoryReader
+from ard.training.real_set import RealSet, open_real_set
+from ard.training.teacher_share import TeacherShare
+from ard.trajectories.manifest import Manifest
+from ard.trajectories.online import OnlineConfig, OnlineTrajectories
+from ard.trajectories.source import TrajectorySource
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """Train a few-step student on stored trajectories.
+    """Train a few-step student on trajectories: of a store, or with --online as the teacher solves them meanwhile.
 
     The preset fills in the options; what else is given wins. The same command goes on where a killed run stopped.
     --resume-from starts from a student instead of its teacher and takes over its design; --adversarial adds a
@@ -49,19 +61,25 @@ class Distill:
         ard distill --preset step --trajectories runs/trajectories --num-steps 2 --out runs/step-2
         ard distill --preset ard --mask anchor --history-blocks 3 --trajectories runs/trajectories --out runs/m3
         ard distill --resume-from runs/ard --adversarial --trajectories runs/trajectories --out runs/ard-gan
+        ard distill --teacher runs/teacher --online --num-steps 4 --replay-updates 8 --out runs/ard-online
     """
 
-    trajectories: Path
-    """Folder of the trajectory store."""
     out: Path
     """Folder of the student."""
+    trajectories: Path | None = None
+    """Folder of the trajectory store."""
+    online: bool = False
+    """Instead of a store: let --teacher solve the trajectories while the student is trained."""
+    solving: OnlineConfig = ONLINE
+    text: Path | None = None
+    """--online: folder of the encoded prompts of a teacher that reads text; trajectory i has prompt i mod how many."""
     preset: str = "ard"
     """ard, step, kd; ard-paper, step-paper, kd-paper (its equations); ard-x0, step-x0 (the authors' code); ard-gan,
     step-gan (R + D, with --resume-from); imagenet256-ard and others of the paper's own size, see docs/guide.md."""
     resume_from: Path | None = None
     """Folder of a student whose published weights, design and grid are the start of this one; None: the teacher's."""
     teacher: Path | None = None
-    """Folder of the teacher; None: where the store says."""
+    """Folder of the teacher; None: where the store says. --online needs it."""
     grid: tuple[int, ...] = ()
     """The student's points as indices of teacher steps, noise first; empty: evenly spaced."""
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -80,15 +98,9 @@ class Distill:
     def run(self) -> None:
         """Train and publish."""
         device = resolve_device(self.device)
-        manifest, _ = load_manifest(self.trajectories)
-        teacher_folder = self.teacher or manifest.teacher.folder(self.trajectories)
-        teacher = load_teacher(teacher_folder, device)
-        if teacher.hash != manifest.teacher.hash:
-            raise InputError(
-                f"the teacher in {teacher_folder} ({teacher.hash}) did not make {self.trajectories} "
-                f"({manifest.teacher.hash}); give the right --teacher"
-            )
-        start = self._start(manifest)
+        supply = self._supply(device)
+        manifest, teacher = supply.manifest, supply.teacher
+        start = self._start(supply)
         if self.grid and self.student.num_steps not in {FROM_STORE, len(self.grid) - 1}:
             raise InputError(
                 f"--num-steps {self.student.num_steps} does not fit --grid, which has {len(self.grid) - 1} steps"
@@ -97,12 +109,13 @@ class Distill:
         config = start.student if start else dataclasses.replace(self.student, num_steps=len(grid) - 1)
         _refuse_meaningless(config, self.distill)
         self._refuse_meaningless_adversary(config)
-        reader = TrajectoryReader(self.trajectories, state=config.state, num_steps=config.num_steps, grid=grid)
-        student = Student(teacher.network, teacher.diffusion, reader.tau, config)
+        source = supply.open(supply, config, grid)
+        student = Student(teacher.network, teacher.diffusion, source.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
         adapt(student, self.train, self.distill)
-        plan = self._plan(student, manifest, grid, origin)
+        real = self._real(supply)
+        plan = self._plan(student, supply, grid, origin, real)
         if self.dry_run:
             cost = budget(self._workload(student, manifest)).plain(TFLOPS)
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
@@ -111,7 +124,7 @@ class Distill:
         student.network.run_block = block_runner(
             recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
         )
-        loss_at, adversary = self._loss(student, reader, teacher_folder)
+        loss_at, companion = self._loss(student, source, supply, real)
         state = train(
             student,
             loss_at,
@@ -120,9 +133,9 @@ class Distill:
             run=plan,
             description=f"distill {self.out.name}",
             groups=parameter_groups(student, self.distill),
-            companion=adversary,
+            companion=companion,
         )
-        reference = reference_to(teacher, teacher_folder, seen_from=self.out)
+        reference = reference_to(teacher, supply.folder, seen_from=self.out)
         card = StudentCard(
             student=student.config,
             network=teacher.network.config,
@@ -136,21 +149,36 @@ class Distill:
             seconds=state.seconds,
             adversarial=self.adversarial,
             start=origin,
-            text=seen_from(manifest.text, self.trajectories, self.out) if manifest.text else None,
+            text=seen_from(manifest.text, self.trajectories or self.out, self.out) if manifest.text else None,
         )
         save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
-    def _start(self, manifest: Manifest) -> StudentCard | None:
-        """The card of the student to start from; InputError when it does not fit the store or the options."""
+    def _supply(self, device: torch.device) -> Supply:
+        """Where the trajectories come from; InputError unless the options name one source, and only its options."""
+        if self.online == (self.trajectories is not None):
+            raise InputError("--trajectories and --online are two sources of trajectories; give one of them")
+        if self.trajectories is not None:
+            if changes := differences(to_plain(ONLINE), to_plain(self.solving)):
+                option = changes[0].split()[0].removeprefix("guidance.").replace("_", "-")
+                raise InputError(f"--{option} has no meaning without --online; add it, or leave the option out")
+            if self.text:
+                raise InputError(f"--text {self.text} has no meaning with --trajectories, which have their own prompts")
+            return stored(self.trajectories, self.teacher, device)
+        if self.teacher is None:
+            raise InputError("--online needs a teacher that solves the trajectories; name its folder with --teacher")
+        return online(self.out, self.teacher, self.solving, self.train, self.text, device)
+
+    def _start(self, supply: Supply) -> StudentCard | None:
+        """The card of the student to start from; InputError when it does not fit the trajectories or the options."""
         if self.resume_from is None:
             if DISTILL_PRESETS[self.preset].adversarial:
                 raise InputError(f"--preset {self.preset} goes on from a student; name its folder with --resume-from")
             return None
         card = load_card(self.resume_from)
-        if (card.teacher.hash, card.ode) != (manifest.teacher.hash, manifest.ode):
+        if (card.teacher.hash, card.ode) != (supply.manifest.teacher.hash, supply.manifest.ode):
             raise InputError(
-                f"{self.resume_from} learned from other trajectories than {self.trajectories}; give those of its "
+                f"{self.resume_from} learned from other trajectories than {supply.name}; give those of its "
                 "teacher, solver, steps and guidance"
             )
         if self.grid and self.grid != card.grid:
@@ -168,20 +196,37 @@ class Distill:
             )
         return card
 
-    def _loss(
-        self, student: Student, reader: TrajectoryReader, teacher_folder: Path
-    ) -> tuple[Callable[[int], Tensor], Companion]:
-        """The loss of each update, R or R + D, and what is trained beside the student.
+    def _real(self, supply: Supply) -> RealSource | RealSet:
+        """What the discriminator takes for real, opened where it is a path; InputError when it does not fit."""
+        path = self.adversary.real
+        if isinstance(path, RealSource):
+            return path
+        if supply.manifest.text:
+            raise InputError(f"--real {path} has classes, and the teacher reads text; use --real teacher")
+        real, imported = open_real_set(path, supply.manifest), load_teacher_card(supply.folder).imported
+        scale = imported.scaling_factor if imported else None
+        if None not in {scale, real.scaling_factor} and scale != real.scaling_factor:
+            raise InputError(
+                f"the latents in {path} are scaled by {real.scaling_factor}, the teacher's by {scale}; make them with "
+                "the autoencoder of the teacher"
+            )
+        return real
 
-        The discriminator reads a teacher of its own, because the student has taken over the other's weights.
-        """
-        if not self.adversarial:
-            return distill_loss(student, reader, self.train, self.distill), Alone()
-        seed, device = self.train.seed, student.step_embedding.device
-        frozen = load_teacher(teacher_folder, device)
-        real_at = real_samples(self.adversary.real, reader, frozen.data, seed=seed)
-        adversary = Adversary(student, frozen, real_at, probe_from(reader, device), self.adversary, seed=seed)
-        return adversarial_loss(student_pass(student, reader, self.train, self.distill), adversary), adversary
+    def _loss(
+        self, student: Student, source: TrajectorySource, supply: Supply, real: RealSource | RealSet
+    ) -> tuple[Callable[[int], Tensor], Companion]:
+        """The loss of each update, R or R + D, and what is trained or measured beside the student."""
+        companion: Companion = Alone()
+        loss_at = distill_loss(student, source, self.train, self.distill)
+        if self.adversarial:
+            seed, frozen = self.train.seed, supply.frozen
+            real_at = real_samples(real, source, frozen.data, seed=seed)
+            probe = probe_from(source, supply.device)
+            companion = adversary = Adversary(student, frozen, real_at, probe, self.adversary, seed=seed)
+            loss_at = adversarial_loss(student_pass(student, source, self.train, self.distill), adversary)
+        if isinstance(source, OnlineTrajectories):
+            companion = TeacherShare(companion, lambda: source.seconds)
+        return loss_at, companion
 
     def _refuse_meaningless_adversary(self, config: StudentConfig) -> None:
         """InputError for an option of the discriminator that has no effect."""
@@ -212,13 +257,18 @@ class Distill:
             num=manifest.num,
             points=len(manifest.kept),
             kinds=len(manifest.states),
-            bytes_per_value=4 if manifest.dtype == "float32" else 2,
+            bytes_per_value=0 if self.online else 4 if manifest.dtype == "float32" else 2,
             train=self.train,
             heads=self.adversary.heads if self.adversarial else None,
         )
 
     def _plan(
-        self, student: Student, manifest: Manifest, grid: tuple[int, ...], origin: StartRef | None
+        self,
+        student: Student,
+        supply: Supply,
+        grid: tuple[int, ...],
+        origin: StartRef | None,
+        real: RealSource | RealSet,
     ) -> dict[str, Any]:
         """Everything that decides the student's weights."""
         return to_plain_dict(
@@ -228,15 +278,21 @@ class Distill:
                 "network": student.network.config,
                 "grid": grid,
                 "tau": tuple(student.tau.tolist()),
-                "trajectories": {"identity": manifest.identity, "num": manifest.num},
-                "teacher": manifest.teacher.hash,
-                "ode": to_plain(manifest.ode),
+                **supply.plan,
+                "teacher": supply.teacher.hash,
+                "ode": to_plain(supply.manifest.ode),
                 "train": self.train,
                 "distill": self.distill,
-                **({"adversary": self.adversary} if self.adversarial else {}),
+                **({"adversary": _plain_adversary(self.adversary, real)} if self.adversarial else {}),
                 **({"start": origin} if origin else {}),
             }
         )
+
+
+def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet) -> dict[str, Any]:
+    """The discriminator's options; images are named by what they are, wherever they lie."""
+    plain: dict[str, Any] = to_plain(adversary)
+    return plain if isinstance(real, RealSource) else {**plain, "real": f"{real.identity} ({len(real.labels)})"}
 
 
 class Design(NamedTuple):
@@ -262,7 +318,7 @@ def _grid(manifest: Manifest, num_steps: int) -> tuple[int, ...]:
     """The student's evenly spaced points, or all that the store keeps when no number of steps is given."""
     if num_steps == FROM_STORE:
         if len(manifest.kept) == manifest.ode.num_teacher_steps + 1:
-            raise InputError("the store keeps every teacher point; say how many steps the student has with --num-steps")
+            raise InputError("every teacher point is there; say how many steps the student has with --num-steps")
         return manifest.kept
     return tuple(manifest.kept[position] for position in manifest.positions(num_steps))
 

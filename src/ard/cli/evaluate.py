@@ -15,7 +15,7 @@ from ard.devices import DeviceName, resolve_device
 from ard.distributed import process_group, rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
-from ard.evaluation.images import Images, LabelSampling, open_folder, open_student
+from ard.evaluation.images import Images, LabelSampling, open_student
 from ard.evaluation.metrics.precision_recall import Distances
 from ard.evaluation.protocol import (
     NUM_KEPT,
@@ -28,6 +28,7 @@ from ard.evaluation.protocol import (
     make_reference,
     measure,
 )
+from ard.evaluation.real import open_real
 from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.files import write_json
 from ard.references import evaluate_students
@@ -41,9 +42,9 @@ TAKES = {
     "student": {"teacher", "references", "num", "json"},
     "samples": {
         *("vae", "text", "ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
-        *("pr_distances", "num_kept", "json"),
+        *("pr_distances", "num_kept", "json", "size"),
     },
-    "make_ref": {"out", "inception", "dinov2", "num", "num_kept"},
+    "make_ref": {"out", "inception", "dinov2", "num", "num_kept", "size"},
 }
 
 
@@ -63,6 +64,7 @@ class Evaluate:
         ard evaluate --samples runs/ard --vae sd-vae-ft-ema --ref imagenet256.npz --inception inception.pth --num 50000
         ard evaluate --samples samples.npz --ref imagenet256.npz --metrics fid,kid --inception inception.pth
         ard evaluate --make-ref imagenet/train-256 --out imagenet256.npz --inception inception.pth
+        ard evaluate --make-ref imagenet/train --size 256 --out imagenet256.npz --inception inception.pth
     """
 
     student: tuple[Path, ...] = ()
@@ -78,7 +80,7 @@ class Evaluate:
     text: Path | None = None
     """--samples STUDENT: a folder of encoded prompts, for a student that reads text; None: those it learned from."""
     ref: Path | None = None
-    """--samples: what to compare with: an ADM .npz, or a folder of PNGs."""
+    """--samples: what to compare with: an ADM .npz, or pictures as --make-ref takes them."""
     metrics: str = "fid,sfid,is,pr"
     """--samples: of fid, sfid, is (Inception score), pr (precision and recall), kid, fd-dinov2, cmmd."""
     inception: Path | None = None
@@ -95,7 +97,10 @@ class Evaluate:
     pr_distances: Distances = Distances.EXACT
     """--samples: exact, or fp16 for precision and recall as ADM's script rounds them."""
     make_ref: Path | None = None
-    """A folder of PNGs (or an .npz) of which to make a reference."""
+    """Pictures of which to make a reference: a folder of PNG or JPEG files, WebDataset's .tar files (a folder, or a
+    pattern), a data set that datasets saved to disk, or an .npz."""
+    size: int | None = None
+    """Cut pictures from folders, tars and data sets to squares of so many pixels, as ADM does; None: as they are."""
     out: Path | None = None
     """--make-ref: the .npz to write."""
     num_kept: int = NUM_KEPT
@@ -158,7 +163,7 @@ class Evaluate:
     def _measure_samples(self) -> None:
         device = resolve_device(self.device)
         samples = self._open_samples(device)
-        reference = _open_reference(self.ref)
+        reference = _open_reference(self.ref, self.size)
         metrics = _metrics(self.metrics)
         names = {metric.network for metric in metrics}
         check_weights(names, self._weights())
@@ -180,7 +185,7 @@ class Evaluate:
         if self.out is None or self.out.suffix != ".npz":
             raise InputError(f"--out {self.out}: --make-ref writes a file whose name ends in .npz; name it with --out")
         device = resolve_device(self.device)
-        images = _open_pictures(self.make_ref or Path()).first(self.num)
+        images = _open_pictures(self.make_ref or Path(), self.size).first(self.num)
         names = {"inception"} | ({"dinov2"} if self.dinov2 else set())
         check_weights(names, self._weights())
         if self.dry_run:
@@ -202,7 +207,7 @@ class Evaluate:
             raise InputError(
                 f"--seeds, --labels and --vae are for samples that are drawn, as --text is, and {path} is no student"
             )
-        return _open_pictures(path).first(self.num)
+        return _open_pictures(path, self.size).first(self.num)
 
     def _seeds(self) -> Sequence[int]:
         """The seeds of a student's samples; InputError when their number contradicts --num."""
@@ -244,17 +249,17 @@ def _is_student(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
-def _open_pictures(path: Path) -> Images:
-    """The pictures of a folder or an .npz file."""
-    if path.is_dir() and not _is_student(path):
-        return open_folder(path)
+def _open_pictures(path: Path, size: int | None) -> Images:
+    """The pictures of a folder, of tars, of a saved data set or of an .npz file, which are never cut."""
+    if path.suffix == ".tar" or (path.is_dir() and not _is_student(path)):
+        return open_real(path, size=size)
     if path.suffix == ".npz" and path.is_file():
         return open_array_file(path)
     raise InputError(f"{path} is no student, no .npz file and no folder of images")
 
 
-def _open_reference(path: Path | None) -> Reference | None:
-    """What --ref names: an ADM file or a folder."""
+def _open_reference(path: Path | None, size: int | None) -> Reference | None:
+    """What --ref names: an ADM file or pictures."""
     if path is None:
         return None
-    return read_reference(path) if path.suffix == ".npz" else folder_reference(_open_pictures(path))
+    return read_reference(path) if path.suffix == ".npz" else folder_reference(_open_pictures(path, size))

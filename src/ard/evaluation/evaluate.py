@@ -15,7 +15,7 @@ from ard.models.student import Student
 from ard.sampling import sample
 from ard.students import StudentCard
 from ard.teacher import Ode, Teacher, solve_pf_ode
-from ard.trajectories.reader import TrajectoryBatch
+from ard.trajectories.source import TrajectoryBatch
 from ard.types import Labels, Latents, OtherFeatures, RealImages, States, Trajectory
 
 

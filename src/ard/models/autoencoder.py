@@ -1,4 +1,4 @@
-"""A latent diffusion model's autoencoder (Rombach et al., 2022): latents to images, by diffusers' AutoencoderKL."""
+"""A latent diffusion model's autoencoder (Rombach et al., 2022): latents to images and back, by diffusers."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -50,9 +50,16 @@ class AutoencoderCard:
         return self.folder / WEIGHTS
 
 
+class LatentMoments(NamedTuple):
+    """The normal distribution of scaled latents that the encoder gives for each image: mean + std noise is a draw."""
+
+    mean: Latents
+    std: Latents
+
+
 @dataclass(frozen=True, kw_only=True)
 class Autoencoder:
-    """A loaded autoencoder, of which the decoder is used."""
+    """A loaded autoencoder."""
 
     card: AutoencoderCard
     network: Any
@@ -61,6 +68,14 @@ class Autoencoder:
     def decode(self, latents: Latents, *, chunk: int = CHUNK) -> DecodedImages:
         """The images of scaled latents, as `decode_latents` makes them."""
         return decode_latents(self.network, latents, chunk=chunk)
+
+    @torch.no_grad()
+    def encode(self, images: DecodedImages, *, chunk: int = CHUNK) -> LatentMoments:
+        """The distributions of images in [-1, 1], `chunk` of them at work together, with deterministic kernels."""
+        with _exact_kernels():
+            found = [self.network.encode(part, return_dict=False)[0] for part in images.float().split(chunk)]
+        mean, std = torch.cat([one.mean for one in found]), torch.cat([one.std for one in found])
+        return LatentMoments((mean - self.card.shift_factor) * self.card.scaling_factor, std * self.card.scaling_factor)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from ard.errors import InputError
 from ard.presets.digits import DIGITS, further, teacher_training
 from ard.presets.discriminators import DISCRIMINATORS
 from ard.presets.paper import LARGER, TABLE_1_PRESETS
-from ard.presets.preset import FROM_STORE, NUM_TEACHER_STEPS, CollectPreset, Preset, TeacherPreset
+from ard.presets.preset import FROM_STORE, NUM_TEACHER_STEPS, ONLINE, CollectPreset, Preset, TeacherPreset
 
 DISTILL_PRESETS: dict[str, Preset] = {**DIGITS, **TABLE_1_PRESETS, **LARGER}
 
@@ -21,6 +21,7 @@ __all__ = [
     "DISCRIMINATORS",
     "FROM_STORE",
     "NUM_TEACHER_STEPS",
+    "ONLINE",
     "TABLE_1_PRESETS",
     "CollectPreset",
     "Preset",

@@ -10,9 +10,11 @@ from ard.teacher import Guidance, Ode
 from ard.timegrid import uniform_indices
 from ard.training.distill import DistillConfig
 from ard.training.loop import TrainConfig
+from ard.trajectories.online import OnlineConfig
 
 NUM_TEACHER_STEPS = 24  # Divisible by 1, 2, 3, 4, 6, 8 and 12 student steps.
 FROM_STORE = -1  # num_steps: as many as the store was collected for.
+ONLINE = OnlineConfig(num_teacher_steps=NUM_TEACHER_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)

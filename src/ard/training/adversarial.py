@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils import get_total_norm, parametrize
 from torch.optim import AdamW
 
 from ard.condition import Condition, to_device
-from ard.datasets import load_data
+from ard.datasets import ImageData, load_data
 from ard.devices import autocast, send
 from ard.diffusion import Diffusion, DiffusionKind
 from ard.errors import InputError, require_at_least
@@ -33,9 +34,10 @@ from ard.teacher import Teacher
 from ard.training.collapse import Contest, Probe, require_diverse
 from ard.training.distill import Pass
 from ard.training.randomness import generator_for
+from ard.training.real_set import RealSet
 from ard.training.state import load_optimiser, optimiser_tensors, part
-from ard.trajectories.reader import TrajectoryReader
-from ard.types import Latents, Logits, Times, Tokens
+from ard.trajectories.source import TrajectoryBatch, TrajectorySource
+from ard.types import Labels, Latents, Logits, Times, Tokens
 
 
 class RealSource(StrEnum):
@@ -66,8 +68,9 @@ class AdversarialConfig:
     """The discriminator, its training, and how it enters the student's loss."""
 
     heads: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    real: RealSource = RealSource.DATASET
-    """What is real: dataset (the teacher's training data) or teacher (the store's images)."""
+    real: RealSource | Path = RealSource.DATASET
+    """What is real: dataset (the teacher's training data), teacher (the trajectories' last states), or a path: of a
+    folder of pictures, WebDataset's .tar files or a saved data set, and for latents of what ard images cache made."""
     adversarial_history: AdversarialHistory = AdversarialHistory.TEACHER
     """Whose states the judged prediction reads: the teacher's, or the student's own."""
     adversarial_form: AdversarialForm = AdversarialForm.HINGE
@@ -276,31 +279,46 @@ def judging_times(diffusion: Diffusion, num: int, renoised: float, generator: to
 
 
 def real_samples(
-    source: RealSource, reader: TrajectoryReader, data: str | None, *, seed: int
+    real: RealSource | RealSet, source: TrajectorySource, data: str | None, *, seed: int
 ) -> Callable[[int, int], Samples]:
-    """Real samples by (step, number), drawn anew at every step; InputError when the data do not fit the store."""
-    images, labels = None, None
-    if source is RealSource.DATASET:
-        if data is None:
-            raise InputError(
-                "--real dataset needs the teacher's data, and an imported one has none; use --real teacher"
-            )
-        images, labels, _ = load_data(data)
-        if images.shape[1:] != reader.manifest.shape:
-            raise InputError(
-                f"the images of {data} have the shape {tuple(images.shape[1:])}, the store's states "
-                f"{reader.manifest.shape}; use --real teacher"
-            )
+    """Real samples by (step, number), drawn anew at every step; InputError when the data do not fit the states."""
 
-    def real_at(step: int, num: int) -> Samples:
-        length = len(reader) if images is None else len(images)
-        ids = torch.randint(length, (num,), generator=generator_for("real", seed, step))
-        if images is None or labels is None:
-            states, label = reader.read(ids)
-            return Samples(states[:, -1], reader.condition(label))
-        return Samples(images[ids], labels[ids])
+    def generator_at(step: int) -> torch.Generator:
+        return generator_for("real", seed, step)
 
-    return real_at
+    match real:
+        case RealSource.TEACHER:
+            return lambda step, num: _last_states(source, source.draw_at(step, num, generator_at(step)))
+        case RealSource.DATASET:
+            images, labels, _ = _real_data(data, source)
+            return lambda step, num: _drawn(lambda ids, _: images[ids], labels, num, generator_at(step))
+        case RealSet(draw=draw, labels=labels):
+            return lambda step, num: _drawn(draw, labels, num, generator_at(step))
+
+
+def _drawn(
+    read: Callable[[Tensor, torch.Generator], Latents], labels: Labels, num: int, generator: torch.Generator
+) -> Samples:
+    """So many of the images that `read` gives, each drawn from all."""
+    ids = torch.randint(len(labels), (num,), generator=generator)
+    return Samples(read(ids, generator), labels[ids])
+
+
+def _last_states(source: TrajectorySource, batch: TrajectoryBatch) -> Samples:
+    return Samples(batch.states[:, -1], source.condition(batch.labels))
+
+
+def _real_data(name: str | None, source: TrajectorySource) -> ImageData:
+    """The data set that the teacher was trained on; InputError when there is none, or one of other shapes."""
+    if name is None:
+        raise InputError("--real dataset needs the teacher's data, and an imported one has none; use --real teacher")
+    data = load_data(name)
+    if data.images.shape[1:] != source.manifest.shape:
+        raise InputError(
+            f"the images of {name} have the shape {tuple(data.images.shape[1:])}, the store's states "
+            f"{source.manifest.shape}; use --real teacher"
+        )
+    return data
 
 
 def _last_layer(student: Student) -> Tensor:

@@ -13,7 +13,7 @@ from ard.errors import InputError
 from ard.losses import AdversarialForm
 from ard.models.student import Student
 from ard.sampling import sample
-from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.source import TrajectorySource
 from ard.types import Labels, Latents
 
 WINDOW = 200  # Updates over which the smoothed values forget.
@@ -82,14 +82,12 @@ class Probe:
         return float((spread + 1e-6) / (teachers + 1e-6))  # 1 where no label has two images.
 
 
-def probe_from(reader: TrajectoryReader, device: torch.device) -> Probe:
-    """The first trajectories of the first labels of a store."""
-    labels = reader.labels.unique()[:NUM_LABELS]
-    ids = torch.cat([(reader.labels == label).nonzero().flatten()[:PER_LABEL] for label in labels])
-    states, found = reader.read(ids)
+def probe_from(source: TrajectorySource, device: torch.device) -> Probe:
+    """A few trajectories of each of the first labels."""
+    states, labels = source.first_of_labels(num_labels=NUM_LABELS, per_label=PER_LABEL)
     states = states.to(device).float()
-    condition = reader.condition(found).to(device)
-    return Probe(noise=states[:, 0], images=states[:, -1], labels=found.to(device), condition=condition)
+    condition = source.condition(labels).to(device)
+    return Probe(noise=states[:, 0], images=states[:, -1], labels=labels.to(device), condition=condition)
 
 
 def require_diverse(diversity: float, *, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Training a student on stored trajectories (Section 3.3): all steps in one forward, teacher's or own history."""
+"""Training a student on trajectories (Section 3.3): all steps in one forward, teacher's or own history."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,8 @@ from ard.training.loop import TrainConfig
 from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import trained_parameters
 from ard.trajectories.ahead import ReadAhead
-from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
+from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.source import TrajectoryBatch, TrajectorySource
 from ard.types import States
 
 
@@ -74,10 +75,10 @@ class Pass(NamedTuple):
 
 
 def distill_loss(
-    student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
+    student: Student, source: TrajectorySource, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Tensor]:
     """The regression loss of a pass (Eq. 6; Eq. 4 for M1 or N = 0)."""
-    pass_at = student_pass(student, reader, config, distill)
+    pass_at = student_pass(student, source, config, distill)
 
     def loss_at(number: int) -> Tensor:
         passed = pass_at(number)
@@ -87,21 +88,21 @@ def distill_loss(
 
 
 def student_pass(
-    student: Student, reader: TrajectoryReader, config: TrainConfig, distill: DistillConfig
+    student: Student, source: TrajectorySource, config: TrainConfig, distill: DistillConfig
 ) -> Callable[[int], Pass]:
     """Forward pass `number`: its trajectories, all their steps at once.
 
     The passes cut the same endless stream of trajectories as the updates do, into smaller parts.
     """
     device = student.step_embedding.device
-    batch_at = stored_batches(reader, config, pin=device.type == "cuda")
+    batch_at = batches_of(source, config, pin=device.type == "cuda")
 
     def pass_at(number: int) -> Pass:
         step, part = divmod(number, config.accumulate)
         batch = batch_at(number)
         # The stored precision travels and is widened on the device.
         states = send(batch.states, device).float()
-        condition = to_device(reader.condition(batch.labels), device)
+        condition = to_device(source.condition(batch.labels), device)
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)
         with autocast(device):
@@ -115,16 +116,21 @@ def student_pass(
     return pass_at
 
 
-def stored_batches(reader: TrajectoryReader, config: TrainConfig, *, pin: bool) -> Callable[[int], TrajectoryBatch]:
-    """The trajectories of pass `number` in the stored precision, checked, and read ahead."""
+def batches_of(source: TrajectorySource, config: TrainConfig, *, pin: bool) -> Callable[[int], TrajectoryBatch]:
+    """The trajectories of pass `number`, checked; those of a store in its precision and read ahead.
 
-    def read(number: int) -> TrajectoryBatch:
-        ids = batch_ids(len(reader), seed=config.seed, step=number, batch=config.pass_size)
-        batch = reader.read(ids)
-        reader.require_finite(batch, ids)
-        return batch
+    A teacher at work is not asked ahead: it computes on the device that the student needs.
+    """
 
-    return ReadAhead(read, end=config.iterations * config.accumulate, pin=pin)
+    def order(length: int, number: int) -> Tensor:
+        return batch_ids(length, seed=config.seed, step=number, batch=config.pass_size)
+
+    def batch_at(number: int) -> TrajectoryBatch:
+        return source.batch_at(number, order)
+
+    if not isinstance(source, TrajectoryReader):
+        return batch_at
+    return ReadAhead(batch_at, end=config.iterations * config.accumulate, pin=pin)
 
 
 def mix_in_own_history(

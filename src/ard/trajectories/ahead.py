@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from ard.trajectories.reader import TrajectoryBatch
+from ard.trajectories.source import TrajectoryBatch
 
 
 class ReadAhead:

@@ -89,6 +89,21 @@ def plan_store(  # noqa: PLR0913 they are the manifest's fields
     )
 
 
+def solve_batch(
+    teacher: Teacher, manifest: Manifest, seeds: range, text: EncodedText | None, device: torch.device
+) -> Solution:
+    """The trajectories of `seeds`, on the CPU in the stored precision; `text` is what the teacher reads.
+
+    InputError when the teacher yields something that is no number.
+    """
+    noise, condition = _starts(manifest, seeds, text, device)
+    solution = solve_pf_ode(teacher, noise, condition, ode=manifest.ode, kept=manifest.kept)
+    stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
+    if not all(states.isfinite().all() for states in stored):
+        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
+    return stored
+
+
 def with_measured_error(folder: Path, manifest: Manifest, *, device: torch.device) -> Manifest:
     """`manifest` with its `x_0_error`: that of the store in `folder`, else measured on the first batch.
 
@@ -158,7 +173,7 @@ def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.dev
         torch.set_num_threads(1)
     teacher = _load_once(manifest.teacher.folder(folder), device, manifest.execution)
     text, seeds, size = _text_of(manifest, folder), manifest.seeds(shard), manifest.batch_size
-    batches = [_solve(teacher, manifest, seeds[i : i + size], text, device) for i in range(0, len(seeds), size)]
+    batches = [solve_batch(teacher, manifest, seeds[i : i + size], text, device) for i in range(0, len(seeds), size)]
     return _shard_tensors(manifest, seeds, batches)
 
 
@@ -166,18 +181,6 @@ def _publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Te
     """Write a shard; returns its number of trajectories."""
     write_shard(folder / shard_name(shard), tensors, manifest.identity)
     return manifest.rows(shard)
-
-
-def _solve(
-    teacher: Teacher, manifest: Manifest, seeds: range, text: EncodedText | None, device: torch.device
-) -> Solution:
-    """One batch of trajectories, on the CPU; InputError when the teacher yields something that is no number."""
-    noise, condition = _starts(manifest, seeds, text, device)
-    solution = solve_pf_ode(teacher, noise, condition, ode=manifest.ode, kept=manifest.kept)
-    stored = Solution(*(states.to("cpu", getattr(torch, manifest.dtype)) for states in solution))
-    if not all(states.isfinite().all() for states in stored):
-        raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number {manifest.dtype} states")
-    return stored
 
 
 def _starts(

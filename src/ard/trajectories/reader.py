@@ -2,33 +2,22 @@
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ard.condition import Condition
 from ard.errors import InputError
 from ard.models.student import StateKind
-from ard.text import EncodedText, condition_of, open_referred
+from ard.text import open_referred
 from ard.trajectories.manifest import Manifest, load_manifest, shard_name
 from ard.trajectories.shards import REPAIR, Shard, open_shard
-from ard.types import Labels, Trajectory
+from ard.trajectories.source import Order, TrajectoryBatch, TrajectorySource
+from ard.types import Labels
 
 
-class TrajectoryBatch(NamedTuple):
-    """Some trajectories in one kind of state, noise first, with their labels: classes, or the numbers of prompts."""
-
-    states: Trajectory
-    labels: Labels
-
-
-class TrajectoryReader:
+class TrajectoryReader(TrajectorySource):
     """A complete store as a sequence of trajectories, read at the states that a student uses."""
-
-    text: EncodedText | None = None
-    """The prompts, where the teacher reads text."""
 
     def __init__(self, folder: Path, *, state: StateKind, num_steps: int, grid: tuple[int, ...] | None = None) -> None:
         self.folder, self.state = folder, state
@@ -58,9 +47,21 @@ class TrajectoryReader:
         """Every trajectory's label."""
         return torch.cat([shard.read("label") for shard in self.shards])
 
-    def condition(self, labels: Labels) -> Condition:
-        """What the trajectories with these labels show, as networks take it, on the CPU."""
-        return condition_of(self.text, labels)
+    def batch_at(self, step: int, order: Order) -> TrajectoryBatch:
+        """Update `step`'s trajectories; InputError that names the shard when one is infinite or not a number."""
+        ids = order(len(self), step)
+        batch = self.read(ids)
+        self.require_finite(batch, ids)
+        return batch
+
+    def draw_at(self, step: int, num: int, generator: torch.Generator) -> TrajectoryBatch:  # noqa: ARG002 all are there at every step
+        """So many trajectories, each drawn from the whole store."""
+        return self.read(torch.randint(len(self), (num,), generator=generator))
+
+    def first_of_labels(self, *, num_labels: int, per_label: int) -> TrajectoryBatch:
+        """The first trajectories, at most `per_label`, of each of the store's first labels."""
+        labels = self.labels.unique()[:num_labels]
+        return self.read(torch.cat([(self.labels == label).nonzero().flatten()[:per_label] for label in labels]))
 
     def read(self, ids: Tensor) -> TrajectoryBatch:
         """The trajectories `ids`, in that order and in the stored precision."""

@@ -41,8 +41,8 @@ class Shard:
 
     @property
     def rows(self) -> int:
-        """How many trajectories it holds."""
-        return self.tensors["seed"][1][0]
+        """How many rows each tensor has."""
+        return next(iter(self.tensors.values()))[1][0]
 
     def map(self, name: str) -> Bytes:
         """A tensor's rows as a memory map of bytes, one row per trajectory."""

@@ -1,0 +1,53 @@
+"""ard images cache: real images to latents, once."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from ard.cli.options import print_plan
+from ard.datasets.real import open_pictures
+from ard.devices import DeviceName, resolve_device
+from ard.latents import make_cache, plan_cache
+from ard.models.autoencoder import load_autoencoder, read_autoencoder
+from ard.progress import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesCache:
+    """Encode real images with the teacher's autoencoder, once, for `ard distill --adversarial --real`.
+
+    Each picture is cut to a square at its centre and made --size pixels wide, as ADM and DiT do it. Kept are mean and
+    spread of its latents, so that each use draws anew, as DiT's training does. A killed run goes on with the same
+    command. For instance:
+
+        ard images cache --images imagenet/train --vae sd-vae-ft-ema --size 256 --out runs/latents
+        ard images cache --images 'shards/train-{000..146}.tar' --vae sd-vae-ft-ema --out runs/latents
+    """
+
+    images: Path
+    """A folder of PNG and JPEG files (a sub-folder per class), WebDataset's .tar files (a folder, or a pattern), or a
+    data set that datasets saved to disk."""
+    vae: Path
+    """A local folder of diffusers' AutoencoderKL, the teacher's."""
+    out: Path
+    """Folder of the cache."""
+    size: int = 256
+    """Side of the images in pixels."""
+    shard_size: int = 1024
+    """Images per file."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    dry_run: bool = False
+    """Print the resolved configuration and do nothing."""
+
+    def run(self) -> None:
+        """Encode and publish what is missing."""
+        device = resolve_device(self.device)
+        pictures, card = open_pictures(self.images), read_autoencoder(self.vae)
+        manifest = plan_cache(pictures, card, size=self.size, shard_size=self.shard_size)
+        if self.dry_run:
+            return print_plan({"manifest": manifest, "device": str(device), "out": self.out})
+        load = functools.lru_cache(lambda: load_autoencoder(self.vae, device))
+        with progress_bar(manifest.num, "encode", unit="image") as bar:
+            make_cache(self.out, manifest, pictures, load, device=device, progress=bar.update)
+        print(f"latents {self.out}: {manifest.num} images in {manifest.num_shards} shards")
