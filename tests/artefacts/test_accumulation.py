@@ -98,7 +98,7 @@ def test_the_passes_of_an_update_have_its_trajectories_and_its_own_histories(toy
     with torch.no_grad():
         whole = student_pass(student, reader, config, distill)(4)
         parts = [student_pass(student, reader, parted, distill)(number) for number in (12, 13, 14)]
-    for name in ("inputs", "targets", "label"):
+    for name in ("inputs", "targets", "condition"):
         joined = torch.cat([getattr(part, name) for part in parts])
         assert torch.allclose(joined, getattr(whole, name), rtol=0, atol=1e-6), name
     assert {len(part.inputs) for part in parts} == {4}

@@ -234,7 +234,7 @@ class TestAdversary:
             ids = torch.randint(there, (5,), generator=generator_for("real", 0, step)) + 8 * (step // 6)
             samples, (states, labels) = real_at(step, 5), reader.read(ids)
             assert torch.equal(samples.x, states[:, -1])
-            assert torch.equal(samples.label, labels)
+            assert torch.equal(samples.condition, labels)
 
     def test_the_probe_has_trajectories_of_several_labels_as_a_stores_has(
         self, toys: Path, tmp_path: Path, made: Callable[..., str]

@@ -165,7 +165,7 @@ class TestCache:
         real_at = real_samples(open_real_set(cache, trajectories), source_of(trajectories), None, seed=0)
         first, again, later = real_at(5, 64), real_at(5, 64), real_at(6, 64)
         assert torch.equal(first.x, again.x)
-        assert torch.equal(first.label, again.label)
+        assert torch.equal(first.condition, again.condition)
         same = [(i, j) for i in range(64) for j in range(64) if torch.equal(first.x[i], later.x[j])]
         assert not same
 
@@ -252,7 +252,7 @@ class TestDistill:
         real = open_real_set(digits_folder, load_manifest(toys / "store")[0])
         samples = real_samples(real, source_of(load_manifest(toys / "store")[0]), None, seed=3)(7, 6)
         ids = torch.randint(NUM, (6,), generator=generator_for("real", 3, 7))
-        assert torch.equal(samples.label, real.labels[ids])
+        assert torch.equal(samples.condition, real.labels[ids])
         assert torch.equal(samples.x, real.draw(ids, torch.Generator()))
 
     def test_a_student_of_pixels_is_trained_on_a_folder(

@@ -65,7 +65,7 @@ def plan_online(
     batch_size: int,
     iterations: int,
     seed: int,
-    text: EncodedText | None,
+    text: EncodedText | None = None,
 ) -> Manifest:
     """The manifest of the store that the trajectories of a training would make, with every point of the teacher's."""
     solver, guidance = config.solver, config.guidance
@@ -101,8 +101,8 @@ class OnlineTrajectories(TrajectorySource):
         *,
         state: StateKind,
         grid: tuple[int, ...],
-        text: EncodedText | None,
         device: torch.device,
+        text: EncodedText | None = None,
     ) -> None:
         """`teacher` is asked for when the first trajectory is solved; its weights must stay as they are."""
         self.manifest = replace(manifest, kept=grid, states=(state,))
