@@ -8,7 +8,7 @@ Weights are random. The pipeline's autoencoder is as small as it can be and deco
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from ard.bench.contenders import random_student
 from ard.bench.measure import Timed, measure_rows, plain_rows, rows_table
 from ard.cli.bench.common import ceilings_for
 from ard.devices import autocast, resolve_device
+from ard.fast_sampling import Speed, drawing
 from ard.files import write_json
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import StudentConfig
 from ard.models.transformer import TransformerConfig
 from ard.published import read_published
-from ard.sampling import sample
 from ard.table import as_text
 from ard.teacher import Guidance, Ode, Teacher, load_teacher, plan_ode, save_teacher, solve_pf_ode
 
@@ -97,16 +97,16 @@ class Drawing:
             solution = solve_pf_ode(self.teacher, self.noise, self.label, ode=self.ode, kept=(0, self.steps))
             return self._decoded(solution.x_t[:, -1])
 
-    def by_student(self, config: StudentConfig) -> Callable[[], torch.Tensor]:
+    def by_student(self, config: StudentConfig, speed: Speed) -> Callable[[], torch.Tensor]:
         """By a student of our teacher."""
-        student = random_student(self.teacher.network, config)
+        draw = drawing(random_student(self.teacher.network, config), speed)
 
         @torch.no_grad()
-        def draw() -> torch.Tensor:
+        def decoded() -> torch.Tensor:
             with autocast(self.device):
-                return self._decoded(sample(student, self.noise, condition=self.label)[:, -1])
+                return self._decoded(draw(self.noise, self.label))
 
-        return draw
+        return decoded
 
     @property
     def ode(self) -> Ode:
@@ -126,22 +126,24 @@ class Drawing:
         return (images / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float()
 
 
-def contenders(drawing: Drawing, history_blocks: int) -> list[Timed]:
-    """The pipeline, our teacher, ARD and step distillation with four steps."""
-    config, batch = drawing.teacher.network.config, len(drawing.label)
+def contenders(given: Drawing, history_blocks: int, speeds: Sequence[Speed]) -> list[Timed]:
+    """The pipeline, our teacher, and ARD and step distillation with four steps at each speed."""
+    config, batch = given.teacher.network.config, len(given.label)
     shared = HistoryAttention.SHARED
     students = {
         f"ard4-n{history_blocks}": StudentConfig(num_steps=4, history_blocks=history_blocks, history=shared),
         "step4": StudentConfig(num_steps=4, mask=HistoryMask.DIAGONAL, history_blocks=0),
     }
-    macs = teacher_row(config, drawing.ode).cost.total * batch
+    macs = teacher_row(config, given.ode).cost.total * batch
     timed = [
-        Timed(name="DiTPipeline", batch=batch, run=drawing.by_pipeline, macs=macs),
-        Timed(name=f"teacher{drawing.steps}", batch=batch, run=drawing.by_teacher, macs=macs),
+        Timed(name="DiTPipeline", batch=batch, run=given.by_pipeline, macs=macs),
+        Timed(name=f"teacher{given.steps}", batch=batch, run=given.by_teacher, macs=macs),
     ]
     for name, student in students.items():
         macs = student_row(config, student).cost.total * batch
-        timed.append(Timed(name=name, batch=batch, run=drawing.by_student(student), macs=macs))
+        for speed in speeds:
+            ending = "" if speed is Speed.REFERENCE else f"-{speed}"
+            timed.append(Timed(name=name + ending, batch=batch, run=given.by_student(student, speed), macs=macs))
     return timed
 
 
@@ -153,17 +155,18 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline = make_pipeline(config).to(device)
     label = torch.arange(options.batch, device=device) % config.num_classes
     teacher = imported(pipeline, device)
-    drawing = Drawing(pipeline=pipeline, teacher=teacher, label=label, steps=options.steps, device=device)
-    off = float((drawing.by_pipeline() - drawing.by_teacher()).abs().max())
+    given = Drawing(pipeline=pipeline, teacher=teacher, label=label, steps=options.steps, device=device)
+    off = float((given.by_pipeline() - given.by_teacher()).abs().max())
     print(f"largest difference of a pixel, DiTPipeline and our teacher: {off:.1e}")
     if off > (1e-3 if device.type == "cpu" else 5e-2):
         raise SystemExit("the images differ: nothing is timed")
-    timed = contenders(drawing, options.history_blocks)
+    speeds = list(Speed) if options.compile else [Speed.REFERENCE, Speed.FAST]
+    timed = contenders(given, options.history_blocks, speeds)
     flops = best_flops(ceilings_for(config, [options.batch], device))
     rows = measure_rows(timed, flops=flops, rounds=options.rounds, device=device)
     if options.compile:  # In place, so after the eager rounds; beside our teacher again.
         pipeline.transformer.compile_repeated_blocks()
-        drawing.by_pipeline()
+        given.by_pipeline()
         pair = [replace(timed[0], name="DiTPipeline, compiled"), timed[1]]
         rows += measure_rows(pair, flops=flops, rounds=options.rounds, device=device)[:1]
     print(as_text(*rows_table(rows)))
@@ -181,7 +184,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--history-blocks", type=int, default=6)
-    parser.add_argument("--compile", action="store_true", help="also time the pipeline with its blocks compiled")
+    parser.add_argument(
+        "--compile", action="store_true", help="also the pipeline and our sampler with their blocks compiled"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     return parser.parse_args(arguments)

@@ -140,6 +140,7 @@ def test_bf16_is_cast_once_and_close(make_student: MakeStudent, make_latents: Ma
 
 
 COMPILED = """
+import functools
 import torch
 from ard.bench.contenders import random_batch, random_network, random_student
 from ard.fast_sampling import FastSampler
@@ -152,6 +153,7 @@ device = torch.device("cpu")
 network = random_network(named_config("tiny/4", latent_size=8, channels=1, num_classes=10), device)
 config = StudentConfig(num_steps=3, history_blocks=2, history=HistoryAttention.SHARED)
 student, batch = random_student(network, config), random_batch(network.config, 2, device)
+torch.compile = functools.partial(torch.compile, backend="aot_eager")  # What is compiled, without a compiler's minute.
 sampler = FastSampler(student, compiled=True)
 wanted = sample(student, batch.noise, condition=batch.label)[:, -1]
 drawn = sampler(batch.noise, condition=batch.label)
@@ -160,7 +162,7 @@ print(float((drawn - wanted).abs().max() / wanted.abs().max()), compiled)
 """
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="without a compiler it is refused")
 def test_compiled_is_the_reference_and_all_blocks_and_steps_share_two_graphs() -> None:
     """In a process of its own, where no shapes are checked: what checks them cannot be compiled."""
     result = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=True)

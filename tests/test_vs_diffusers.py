@@ -17,7 +17,7 @@ def test_the_pipeline_and_our_teacher_draw_the_same_and_are_timed(
     words = ["--model", "DiT-S/8", "--steps", "2", "--rounds", "1", "--device", "cpu", "--json", str(path)]
     runpy.run_path(str(SCRIPT))["main"](words)
     names = [row["model"] for row in json.loads(path.read_text())["rows"]]
-    assert names == ["DiTPipeline", "teacher2", "ard4-n6", "step4"]
+    assert names == ["DiTPipeline", "teacher2", "ard4-n6", "ard4-n6-fast", "step4", "step4-fast"]
     told = capsys.readouterr().out
     assert float(told.splitlines()[0].split(": ")[1]) < 1e-4
     assert "DiTPipeline / ard4-n6: " in told
