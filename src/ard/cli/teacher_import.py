@@ -22,7 +22,8 @@ from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teach
 class TeacherImport:
     """Bring a published teacher: a DiT, SiT or REPA checkpoint, or a DiT or PixArt folder of diffusers.
 
-    What it is is read from its tensors and files; nothing is downloaded and no code in a file is run. For instance:
+    What it is is read from its tensors and files; no code in a file is run. Only a repository of
+    the Hugging Face hub that you name, OWNER/NAME, is downloaded into the hub's own cache. For instance:
 
         ard teacher import DiT-XL-2-256x256.pt --out runs/teacher
         ard teacher import DiT-XL-2-256 --out runs/teacher
@@ -31,7 +32,8 @@ class TeacherImport:
     """
 
     source: Positional[Path]
-    """A checkpoint (.pt or .safetensors), or the folder of a DiT or PixArt pipeline or of its transformer."""
+    """A checkpoint (.pt or .safetensors), the folder of a DiT or PixArt pipeline or of its transformer, or a repository
+    of the hub such as facebook/DiT-XL-2-256."""
     out: Path
     """Folder of the teacher."""
     format: SourceFormat | None = None
