@@ -1,20 +1,18 @@
 """ard bench all: every benchmark of one network, one after the other; and its small preset for a CPU."""
 
 import dataclasses
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.bench.ceilings import CeilingsBench
 from ard.cli.bench.collect import CollectBench
-from ard.cli.bench.common import NetworkBench
+from ard.cli.bench.common import NetworkBench, written
 from ard.cli.bench.data import DataBench
 from ard.cli.bench.latency import LatencyBench
 from ard.cli.bench.train import TrainBench
 from ard.cli.options import print_plan
 from ard.config import to_plain
 from ard.devices import DeviceName
-from ard.files import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +37,11 @@ class AllBench(NetworkBench):
         parts = self._parts()
         if self.dry_run:
             return print_plan({name: to_plain(part) for name, part in parts.items()})
-        with tempfile.TemporaryDirectory() as folder:
-            written = {name: Path(folder) / f"{name}.json" for name in parts}
-            for name, part in parts.items():
-                print(f"\nard bench {name}")
-                dataclasses.replace(part, json=written[name]).run()
-            results = {name: read_json(path) for name, path in written.items()}
-        if self.json:
-            write_json(self.json, results)
-            print(f"all written to {self.json}")
+        results = {}
+        for name, part in parts.items():
+            print(f"\nard bench {name}")
+            results[name] = part.run()
+        written(self.json, results)
 
     def _parts(self) -> dict[str, CeilingsBench | LatencyBench | TrainBench | CollectBench | DataBench]:
         common = {name: getattr(self, name) for name in ("model", "rounds", "device")}

@@ -1,12 +1,12 @@
 """ard bench ceilings: what the machine can do at best."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ard.analysis.latency import machine_facts
-from ard.cli.bench.common import NetworkBench, ceilings_for, dtype_of, named_network, parse_batches
+from ard.cli.bench.common import NetworkBench, ceilings_for, dtype_of, named_network, parse_batches, written
 from ard.cli.options import print_plan
 from ard.devices import resolve_device
-from ard.files import write_json
 from ard.table import as_text
 
 
@@ -19,11 +19,12 @@ class CeilingsBench(NetworkBench):
         ard bench ceilings --model DiT-XL/2 --batch 32
     """
 
-    def run(self) -> None:
-        """Measure, print."""
+    def run(self) -> dict[str, Any] | None:
+        """Measure, print; what --json writes."""
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         if self.dry_run:
-            return print_plan({"network": config, "batches": batches, "machine": machine_facts(device)})
+            print_plan({"network": config, "batches": batches, "machine": machine_facts(device)})
+            return None
         found = ceilings_for(config, batches, device, rounds=self.rounds)
         body = [
             [one.name, f"{one.rate:.3g}", f"{one.lower_quartile:.3g}", f"{one.upper_quartile:.3g}", one.unit]
@@ -31,6 +32,4 @@ class CeilingsBench(NetworkBench):
         ]
         print(as_text(["what", "median", "lower quartile", "upper quartile", "unit"], body))
         print(f"{dtype_of(device)}, " + ", ".join(f"{key} {value}" for key, value in machine_facts(device).items()))
-        if self.json:
-            write_json(self.json, {"machine": machine_facts(device), "rows": [asdict(one) for one in found]})
-            print(f"written to {self.json}")
+        return written(self.json, {"machine": machine_facts(device), "rows": [asdict(one) for one in found]})

@@ -1,6 +1,7 @@
 """ard bench collect: how long the teacher needs for a batch of trajectories, in each way to run it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ard.analysis.latency import machine_facts
 from ard.bench.collecting import ways
@@ -29,13 +30,14 @@ class CollectBench(NetworkBench):
     ways: str = "eager,interval"
     """What to time, with commas between."""
 
-    def run(self) -> None:
-        """Check, time, print."""
+    def run(self) -> dict[str, Any] | None:
+        """Check, time, print; what --json writes."""
         require_at_least(1, {"num_teacher_steps": self.num_teacher_steps, "rounds": self.rounds})
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         names = self.ways.split(",")
         if self.dry_run:
-            return print_plan({"network": config, "ways": names, "batches": batches, "machine": machine_facts(device)})
+            print_plan({"network": config, "ways": names, "batches": batches, "machine": machine_facts(device)})
+            return None
         network = random_network(config, device)
         made = {
             size: ways(names, network, random_batch(config, size, device), num_teacher_steps=self.num_teacher_steps)
@@ -49,4 +51,4 @@ class CollectBench(NetworkBench):
             for size, group in made.items()
             for one in group
         ]
-        time_and_tell("collect", timed, ceilings, self, device)
+        return time_and_tell("collect", timed, ceilings, self, device)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,8 +87,8 @@ def ceilings_for(
 
 def time_and_tell(
     name: str, timed: Sequence[Timed], ceilings: Sequence[Ceiling], bench: NetworkBench, device: torch.device
-) -> None:
-    """Time everything, print the table, the ratios and the machine, and write the JSON."""
+) -> dict[str, Any]:
+    """Time everything, print the table, the ratios and the machine; what was written as JSON if it was asked for."""
     with progress_bar(len(timed) * (bench.rounds + 1), name, unit="run") as bar:
         rows = measure_rows(timed, flops=best_flops(ceilings), rounds=bench.rounds, device=device, progress=bar.update)
     compared, machine = ratios(rows, PAIRS), machine_facts(device)
@@ -96,7 +97,13 @@ def time_and_tell(
         print(f"{one['ratio']}, batch {one['batch']}: {one['value']:.3f}")
     print(f"floor: {best_flops(ceilings) / 1e12:.3g} TFLOP/s, the best product measured here just before")
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    if bench.json:
-        plain = {"bench": name, "machine": machine, "rows": plain_rows(rows), "ratios": compared}
-        write_json(bench.json, {**plain, "ceilings": [asdict(one) for one in ceilings]})
-        print(f"written to {bench.json}")
+    plain = {"bench": name, "machine": machine, "rows": plain_rows(rows), "ratios": compared}
+    return written(bench.json, {**plain, "ceilings": [asdict(one) for one in ceilings]})
+
+
+def written(path: Path | None, result: dict[str, Any]) -> dict[str, Any]:
+    """The result, written as JSON where a path is given."""
+    if path:
+        write_json(path, result)
+        print(f"written to {path}")
+    return result

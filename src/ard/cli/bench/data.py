@@ -2,14 +2,15 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ard.bench.reading import reading_rate
+from ard.cli.bench.common import written
 from ard.cli.options import print_plan
 from ard.config import to_plain
 from ard.errors import require_at_least
-from ard.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,13 @@ class DataBench:
     dry_run: bool = False
     """Print the resolved configuration and do nothing."""
 
-    def run(self) -> None:
-        """Make, warm, read, print."""
+    def run(self) -> dict[str, Any] | None:
+        """Make, warm, read, print; what --json writes."""
         require_at_least(1, {"num": self.num, "batch_size": self.batch_size, "rounds": self.rounds})
         if self.dry_run:
-            return print_plan(to_plain(self))
+            print_plan(to_plain(self))
+            return None
         torch.set_num_threads(1)
         rate = reading_rate(num=self.num, batch_size=self.batch_size, rounds=self.rounds)
         print(f"{rate.median:,.0f} trajectories/s (slowest {rate.slowest:,.0f}, fastest {rate.fastest:,.0f})")
-        if self.json:
-            write_json(self.json, asdict(rate))
-            print(f"written to {self.json}")
+        return written(self.json, asdict(rate))

@@ -1,6 +1,7 @@
 """ard bench latency: how long drawing a batch takes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ard.analysis.latency import machine_facts
 from ard.bench.contenders import Contender, contenders, random_batch, random_network, require_equal
@@ -31,15 +32,14 @@ class LatencyBench(NetworkBench):
     history: HistoryAttention = HistoryAttention.SHARED
     """How the history enters attention: shared (the paper's) or gated."""
 
-    def run(self) -> None:
-        """Check, time, print."""
+    def run(self) -> dict[str, Any] | None:
+        """Check, time, print; what --json writes."""
         require_at_least(1, {"rounds": self.rounds})
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         names = self.models.split(",")
         if self.dry_run:
-            return print_plan(
-                {"network": config, "models": names, "batches": batches, "machine": machine_facts(device)}
-            )
+            print_plan({"network": config, "models": names, "batches": batches, "machine": machine_facts(device)})
+            return None
         network = random_network(config, device)
         made = {
             size: contenders(names, network, random_batch(config, size, device), history=self.history)
@@ -49,7 +49,7 @@ class LatencyBench(NetworkBench):
             require_equal(one, tolerance=1e-4 if device.type == "cpu" else 2e-2)
         ceilings = ceilings_for(config, batches, device)
         timed = [_timed(one, size) for size, group in made.items() for one in group]
-        time_and_tell("latency", timed, ceilings, self, device)
+        return time_and_tell("latency", timed, ceilings, self, device)
 
 
 def _timed(one: Contender, batch: int) -> Timed:

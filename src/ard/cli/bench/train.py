@@ -1,6 +1,7 @@
 """ard bench train: how long an update of a student takes."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ard.analysis.latency import machine_facts
 from ard.bench.contenders import random_network
@@ -30,8 +31,8 @@ class TrainBench(NetworkBench):
     layouts: str = "ours,dense"
     """What is timed: ours, dense, recomputed (--activation-checkpointing), compiled (--compile)."""
 
-    def run(self) -> None:
-        """Check, time, print."""
+    def run(self) -> dict[str, Any] | None:
+        """Check, time, print; what --json writes."""
         require_at_least(1, {"rounds": self.rounds})
         layouts = parse_choices(self.layouts, "layouts", Layout)
         own = self.student.history is HistoryAttention.GATED or self.student.per_step_heads
@@ -40,7 +41,8 @@ class TrainBench(NetworkBench):
         device, config, batches = resolve_device(self.device), named_network(self.model), parse_batches(self.batch)
         if self.dry_run:
             plan = {"network": config, "student": self.student, "layouts": layouts, "batches": batches}
-            return print_plan({**plan, "machine": machine_facts(device)})
+            print_plan({**plan, "machine": machine_facts(device)})
+            return None
         network = random_network(config, device)
         timed = [
             Timed(
@@ -55,4 +57,4 @@ class TrainBench(NetworkBench):
         ]
         tokens = [size * self.student.num_steps for size in batches]
         ceilings = ceilings_for(config, tokens, device)
-        time_and_tell("train", timed, ceilings, self, device)
+        return time_and_tell("train", timed, ceilings, self, device)
