@@ -342,6 +342,11 @@ def test_the_plan_says_what_is_solved(toys: Path, made: Callable[..., str], tmp_
     assert plan["ode"]["guidance"]["cfg_scale"] == 3
     assert plan["online"]["replay_updates"] == 8
     assert plan["cost"]["store_bytes"] == 0, "nothing is stored"
+    more = ["--iterations", 41, "--batch-size", 4, "--accumulate", 2, "--pool-batches", 5, "--replay-updates", 8]
+    image = made(*options, "--iterations", 1, "--batch-size", 1, "--pool-batches", 1, "--out", tmp_path, "--dry-run")
+    cost = json.loads(made(*options, *more, "--out", tmp_path / "new", "--dry-run"))["cost"]
+    solved = cost["flop"]["collect"] / json.loads(image)["cost"]["flop"]["collect"]
+    assert solved == 4 * (5 + 1), "a whole pool, and one batch of the next"
     assert plan["grid"] == [0, 12, 24, 36, 48]
     assert "trajectories" not in plan
     assert load_manifest(toys / "store")[0].teacher.hash == plan["teacher"]

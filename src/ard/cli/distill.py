@@ -43,6 +43,7 @@ from ard.training.distill import (
 )
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.training.real_set import RealSet, open_real_set
+from ard.training.state import trained_parameters
 from ard.training.teacher_share import TeacherShare
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories
@@ -113,6 +114,12 @@ class Distill:
         student = Student(teacher.network, teacher.diffusion, source.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
+        student.network.run_block = block_runner(
+            student.network.blocks,
+            recompute=self.train.activation_checkpointing,
+            compiled=self.train.compile,
+            device=device,
+        )
         adapt(student, self.train, self.distill)
         real = self._real(supply)
         plan = self._plan(student, supply, grid, origin, real)
@@ -121,9 +128,6 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
-        student.network.run_block = block_runner(
-            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
-        )
         loss_at, companion = self._loss(student, source, supply, real)
         state = train(
             student,
@@ -254,13 +258,19 @@ class Distill:
             network=student.network.config,
             student=student.config,
             ode=manifest.ode,
-            num=manifest.num,
+            num=self._num_solved() if self.online else manifest.num,
             points=len(manifest.kept),
             kinds=len(manifest.states),
             bytes_per_value=0 if self.online else 4 if manifest.dtype == "float32" else 2,
             train=self.train,
+            trained=sum(one.numel() for one in trained_parameters(student).values()),
             heads=self.adversary.heads if self.adversarial else None,
         )
+
+    def _num_solved(self) -> int:
+        """How many trajectories the teacher solves with --online: the last pool only as far as it is asked for."""
+        pools, rest = divmod(self.train.iterations, self.solving.updates_per_pool)
+        return self.train.batch_size * (pools * self.solving.pool_batches + min(rest, self.solving.pool_batches))
 
     def _plan(
         self,
