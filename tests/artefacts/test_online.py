@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.models.student import StateKind, Student, StudentConfig
+from ard.presets import DISTILL_PRESETS, ONLINE, find_preset
+from ard.presets.digits import DIGITS
 from ard.students import load_card
 from ard.teacher import load_teacher
 from ard.training.adversarial import RealSource, real_samples
@@ -287,6 +289,10 @@ REFUSALS = {
         "distill --online --teacher {toys}/teacher --num-steps 5 --out {new}",
         "5 student steps do not divide the teacher's 24 steps",
     ),
+    "a grid beyond the teacher's steps": (
+        "distill --online --teacher {toys}/teacher --grid 0 10 15 20 25 --out {new}",
+        "grid 0,10,15,20,25 must rise from 0 (noise) to 24 (image)",
+    ),
     "guidance below 1": (
         "distill --online --teacher {toys}/teacher --num-steps 2 --cfg-scale 0.5 --out {new}",
         "cfg_scale is 0.5",
@@ -333,6 +339,24 @@ def test_a_teacher_that_yields_no_number_stops_the_training_in_one_line(
     options = ["distill", "--teacher", workspace / "teacher", "--online", "--num-steps", 2, "--device", "cpu"]
     line = complaint(*options, "--out", tmp_path / "new")
     assert "yields infinite or not-a-number float32 states" in line
+
+
+def test_a_preset_solves_online_what_it_would_collect_and_what_is_given_wins(
+    toys: Path, made: Callable[..., str], tmp_path: Path
+) -> None:
+    options = ["distill", "--preset", "sit-xl-2", "--history-blocks", 1, "--teacher", toys / "teacher"]
+    options += ["--cfg-channels", 1]  # The digits have one; latents have four.
+    plan = json.loads(made(*options, "--online", "--out", tmp_path / "new", "--dry-run"))
+    preset = find_preset("sit-xl-2")
+    assert plan["online"]["num_teacher_steps"] == preset.collect.num_teacher_steps == 25
+    assert plan["online"]["guidance"]["cfg_scale"] == preset.collect.guidance.cfg_scale
+    assert plan["online"]["solver"] == preset.collect.solver
+    assert plan["grid"] == [0, 10, 15, 20, 25]
+    plan = json.loads(made(*options, "--online", "--cfg-scale", 2.5, "--out", tmp_path / "new", "--dry-run"))
+    assert plan["ode"]["guidance"]["cfg_scale"] == 2.5
+    for name, one in DISTILL_PRESETS.items():
+        if name in DIGITS:
+            assert one.online == ONLINE, name
 
 
 def test_the_plan_says_what_is_solved(toys: Path, made: Callable[..., str], tmp_path: Path) -> None:

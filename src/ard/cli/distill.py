@@ -19,7 +19,7 @@ from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, further
+from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
 from ard.teacher import load_teacher_card, reference_to
 from ard.text import seen_from
@@ -163,7 +163,8 @@ class Distill:
         if self.online == (self.trajectories is not None):
             raise InputError("--trajectories and --online are two sources of trajectories; give one of them")
         if self.trajectories is not None:
-            if changes := differences(to_plain(ONLINE), to_plain(self.solving)):
+            usual = ONLINE if self.solving == ONLINE else find_preset(self.preset).online
+            if changes := differences(to_plain(usual), to_plain(self.solving)):
                 option = changes[0].split()[0].removeprefix("guidance.").replace("_", "-")
                 raise InputError(f"--{option} has no meaning without --online; add it, or leave the option out")
             if self.text:

@@ -19,6 +19,7 @@ from ard.models.transformer import TransformerConfig
 from ard.progress import progress_bar
 from ard.table import as_text
 from ard.teacher import load_teacher_card
+from ard.text import require_classes
 
 # Slower, faster: what the paper or a user would compare.
 PAIRS = (
@@ -58,8 +59,7 @@ def named_network(model: str) -> TransformerConfig:
     if re.fullmatch(r"[^/]+/[0-9]+", model):
         return usual_network(model)
     network = load_teacher_card(Path(model)).network
-    if network.text:
-        raise InputError(f"--model {model} reads text; the benchmarks time networks with classes only")
+    require_classes(network, owner=f"--model {model}", reader="the benchmarks time networks")
     return network
 
 
