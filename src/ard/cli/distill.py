@@ -114,12 +114,6 @@ class Distill:
         student = Student(teacher.network, teacher.diffusion, source.tau, config)
         origin = start_from(self.resume_from, student) if self.resume_from else None
         student.to(device).requires_grad_(True).train()
-        student.network.run_block = block_runner(
-            student.network.blocks,
-            recompute=self.train.activation_checkpointing,
-            compiled=self.train.compile,
-            device=device,
-        )
         adapt(student, self.train, self.distill)
         real = self._real(supply)
         plan = self._plan(student, supply, grid, origin, real)
@@ -128,6 +122,12 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
+        student.network.run_block = block_runner(
+            student.network.blocks,
+            recompute=self.train.activation_checkpointing,
+            compiled=self.train.compile,
+            device=device,
+        )
         loss_at, companion = self._loss(student, source, supply, real)
         state = train(
             student,
