@@ -73,6 +73,8 @@ def test_the_page_on_another_architecture_runs_from_its_weights_to_pictures(
         assert cli.run([*command, *smaller.get(command[0], [])]) == 0, capsys.readouterr().err
     assert cli.run([*commands()[-1], "--speed", "fast"]) == 2
     assert "the network is rope-dit; draw its images with --speed reference" in capsys.readouterr().err
+    assert cli.run(["bench", "train", "--model", "runs/rope"]) == 2
+    assert "--model runs/rope is a rope-dit; the benchmarks time DiT's architecture only" in capsys.readouterr().err
     distill = [*commands()[1][:-1], "runs/other", "--iterations", "2", "--warmup", "0"]
     assert cli.run([*distill, "--compile"]) == 2
     assert "--compile knows the blocks of DiT and PixArt, and RopeBlock is none" in capsys.readouterr().err

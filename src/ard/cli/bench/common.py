@@ -15,6 +15,7 @@ from ard.cli.options import parse_range
 from ard.devices import DeviceName
 from ard.errors import InputError
 from ard.files import write_json
+from ard.models.backbones import DIT
 from ard.models.transformer import TransformerConfig
 from ard.progress import progress_bar
 from ard.table import as_text
@@ -60,6 +61,8 @@ def named_network(model: str) -> TransformerConfig:
         return usual_network(model)
     network = load_teacher_card(Path(model)).network
     require_classes(network, owner=f"--model {model}", reader="the benchmarks time networks")
+    if network.backbone != DIT:
+        raise InputError(f"--model {model} is a {network.backbone}; the benchmarks time DiT's architecture only")
     return network
 
 
