@@ -31,7 +31,7 @@ ASSUMPTIONS = (
     "memory: float32 weights, gradients, AdamW's moments and average, and the tensors that autograd keeps of all steps",
     "memory: one pass's, where --accumulate cuts an update into several",
     "memory: not in it are workspaces, and what a discriminator, a frozen teacher and the pool of --online hold",
-    "--lora-rank: FLOP and activations are those of training all weights, which is more than the adapters need",
+    "--lora-rank: FLOP and activations are those of training all weights",
     "checkpointed: each block keeps its input only and is computed again, for a third more FLOP",
 )
 
