@@ -19,6 +19,7 @@ from ard.models.backbones import build_network, register_backbone
 from ard.models.discriminator import teacher_features
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import Transformer, TransformerConfig
+from ard.students import load_student
 from ard.teacher import load_teacher
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add-your-teacher.md").read_text()
@@ -72,6 +73,14 @@ def test_the_page_on_another_architecture_runs_from_its_weights_to_pictures(
         assert cli.run([*command, *smaller.get(command[0], [])]) == 0, capsys.readouterr().err
     assert cli.run([*commands()[-1], "--speed", "fast"]) == 2
     assert "the network is rope-dit; draw its images with --speed reference" in capsys.readouterr().err
+    assert cli.run(["bench", "train", "--model", "runs/rope"]) == 2
+    assert "--model runs/rope is a rope-dit; the benchmarks time DiT's architecture only" in capsys.readouterr().err
+    distill = [*commands()[1][:-1], "runs/other", "--iterations", "2", "--warmup", "0"]
+    assert cli.run([*distill, "--compile"]) == 2
+    assert "--compile knows the blocks of DiT and PixArt, and RopeBlock is none" in capsys.readouterr().err
+    assert not Path("runs/other").exists()
+    assert cli.run([*distill, "--lora-rank", "1", "--activation-checkpointing"]) == 0, capsys.readouterr().err
+    assert load_student(Path("runs/other"), torch.device("cpu"))[1].network.backbone == "rope-dit"
     assert (package / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert load_teacher(Path("runs/rope"), torch.device("cpu")).network.config.backbone == "rope-dit"
 

@@ -30,6 +30,7 @@ from ard.analysis.convergence import (
 )
 from ard.errors import InputError
 from ard.evaluation.evaluate import Row, Scores
+from ard.models.lora import add_adapters
 from ard.models.student import Student
 from ard.students import StudentCard, load_card, load_student, save_student
 from ard.training.state import new_state, save_checkpoint
@@ -180,6 +181,20 @@ def test_the_averaged_weights_of_a_checkpoint_are_loaded(make_student: MakeStude
     load_averaged(other, kept_checkpoints(tmp_path)[0])
     for (name, value), (_, loaded) in zip(student.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(loaded, 2 * value), name
+
+
+def test_checkpoints_that_hold_adapters_only_are_refused_and_not_called_another_networks(
+    make_student: MakeStudent, tmp_path: Path
+) -> None:
+    student = make_student(num_steps=2).requires_grad_(True)
+    add_adapters(student, rank=1, alpha=1.0, generator_of=lambda _: torch.Generator().manual_seed(0))
+    for step in (5, 6):
+        save_checkpoint(tmp_path / "checkpoints", new_state(student, AdamW(student.parameters())), keep=0)
+        (tmp_path / "checkpoints" / "step-0000000.safetensors").rename(
+            tmp_path / f"checkpoints/step-{step:07}.safetensors"
+        )
+    with pytest.raises(InputError, match=r"step-0000005\.safetensors holds adapters only; .* without --lora-rank$"):
+        kept_checkpoints(tmp_path)
 
 
 def test_damaged_checkpoints_and_those_of_another_network_are_refused(

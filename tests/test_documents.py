@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,25 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert cli.run(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {verb} " in shown for verb in cli.COMMANDS)
+
+
+def test_the_guides_contents_are_its_sections_and_every_link_within_it_leads_to_one() -> None:
+    text = (ROOT / "docs" / "guide.md").read_text()
+    sections = re.findall(r"^## (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    anchors = [re.sub(r"[^a-z0-9 -]", "", section.lower()).replace(" ", "-") for section in sections]
+    contents = text.split("## ", 1)[0]
+    assert re.findall(r"^- \[(.*)\]\(#(.*)\)$", contents, re.MULTILINE) == list(zip(sections, anchors, strict=True))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= set(anchors)
+
+
+def test_everything_that_an_extra_needs_is_pinned() -> None:
+    def names(lines: list[str]) -> set[str]:
+        return {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines if line[0] != "#"}
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = names(
+        [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    )
+    pinned = names((ROOT / "requirements.txt").read_text().splitlines())
+    elsewhere = {"ard", "pre-commit", "torch-fidelity"}  # Itself; of no test; pinned in the Makefile.
+    assert wanted - pinned == elsewhere

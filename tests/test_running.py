@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ard import devices
 from ard.bench.memory import TensorMemory, peak_bytes
@@ -183,7 +183,7 @@ class TestCompiled:
         monkeypatch.setattr(shutil, "which", lambda _: None)
         monkeypatch.setattr(devices, "has_triton", lambda: False)
         with pytest.raises(InputError, match=line):
-            block_runner(recompute=False, compiled=True, device=torch.device(device))
+            block_runner(nn.ModuleList(), recompute=False, compiled=True, device=torch.device(device))
 
 
 class TestMemory:

@@ -18,11 +18,13 @@ from ard.errors import InputError
 from ard.fast_sampling import FastSampler, Speed, drawing
 from ard.history import HistoryAttention, HistoryMask, block_mask
 from ard.models.layers import attend_self, sincos_positions
+from ard.models.lora import add_adapters, merged
 from ard.models.student import Student
 from ard.models.text_layers import CrossAttention
 from ard.models.transformer import TextConfig, Transformer, vector_of
 from ard.sampling import sample
 from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
+from ard.training.randomness import generator_for
 
 TEXT: dict[str, Any] = {"width": 24, "num_classes": 0, "text": TextConfig(width=6)}
 LENGTHS = (5, 2, 7)
@@ -276,3 +278,23 @@ class TestFastSampling:
         student = make_text_student(num_steps=3)
         FastSampler(student)(make_latents(3), condition=prompts())
         assert len(calls) == student.network.config.depth
+
+
+def test_lora_adapts_the_cross_attention_too_and_merges_to_the_same_student(
+    make_text_student: MakeStudent, make_latents: MakeLatents
+) -> None:
+    student, trajectory = make_text_student(num_steps=2).requires_grad_(True), make_latents(3, 3)
+    add_adapters(student, rank=2, alpha=4.0, generator_of=lambda name: generator_for("lora", 0, name))
+    adapted = {
+        name.split(".lora_")[0] for name, _ in student.named_parameters() if "blocks.0." in name and "_B" in name
+    }
+    layers = ("attn.qkv", "attn.proj", "cross_attn.q", "cross_attn.kv", "cross_attn.proj", "mlp.fc1", "mlp.fc2")
+    assert adapted == {f"network.blocks.0.{layer}" for layer in layers}
+    with torch.no_grad():
+        for name, one in student.named_parameters():
+            if "lora_" in name:
+                one.add_(0.1)
+    expected = student(trajectory[:, :-1], prompts())
+    plain = make_text_student(num_steps=2)
+    plain.load_state_dict(merged(dict(student.state_dict()), rank=2, alpha=4.0))
+    assert_equal(plain(trajectory[:, :-1], prompts()), expected)

@@ -22,6 +22,7 @@ from ard.models.weights import fingerprint
 from ard.pictures import save_pixels
 from ard.students import StudentCard, load_card, load_student
 from ard.teacher import TeacherCard, load_teacher_card
+from ard.text import require_classes
 
 RECORD = "export.json"
 FIRST_SEED = 1_000_000  # As `ard sample` has it: noises that training has not seen.
@@ -44,6 +45,7 @@ def plan_export(
 ) -> Export:
     """What the pipeline of the student in that folder will be; InputError for what does not fit, before any work."""
     card = load_card(student)
+    require_classes(card.network, owner=student, reader="ARDPipeline draws students")
     _pipeline_module()  # A missing package is told before anything else is done.
     require_at_least(0, {"samples": num_samples})
     if not re.fullmatch(r"[A-Za-z0-9.+-]*", license_name):

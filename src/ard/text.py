@@ -179,6 +179,12 @@ def require_text(text: EncodedText | None, network: TransformerConfig, *, owner:
         )
 
 
+def require_classes(network: TransformerConfig, *, owner: Path | str, reader: str) -> None:
+    """InputError where the network of `owner` reads text, and `reader` knows classes only."""
+    if network.text:
+        raise InputError(f"{owner} reads text; {reader} with classes only")
+
+
 def load_text_manifest(folder: Path) -> TextManifest:
     """The manifest of a folder of encoded prompts; InputError when it is none."""
     path = folder / "text.json"

@@ -408,6 +408,28 @@ class TestPlans:
         update = 8 * 3 * cost["flop"]["sample"]  # One image costs as many passes as a trajectory's forward pass.
         assert cost["flop"]["distill"] == 6 * update
 
+    def test_a_dry_run_counts_the_memory_of_a_pass_and_of_what_is_trained(self, toys: Path, made: Made) -> None:
+        given = ["distill", "--trajectories", toys / "store", "--out", toys / "nowhere", "--num-steps", 2, "--dry-run"]
+
+        def memory(*more: object) -> dict[str, int]:
+            return json.loads(made(*given, *more))["cost"]["memory_bytes"]["float32"]
+
+        whole = memory("--batch-size", 8)
+        assert memory("--batch-size", 32, "--accumulate", 4) == whole
+        adapted = memory("--batch-size", 8, "--lora-rank", 1)
+        assert adapted["moments"] == 2 * adapted["gradients"] == 2 * adapted["average"] < 0.5 * whole["moments"]
+        assert (adapted["weights"], adapted["activations"]) == (whole["weights"], whole["activations"])
+
+    def test_the_bytes_of_a_run_with_adapters_are_those_of_its_files(
+        self, toys: Path, made: Made, tmp_path: Path
+    ) -> None:
+        given = ["distill", "--trajectories", toys / "store", "--num-steps", 2, "--iterations", 2, "--warmup", 0]
+        given += ["--batch-size", 4, "--lora-rank", 1, "--out", tmp_path / "student", "--device", "cpu"]
+        claimed = json.loads(made(*given, "--dry-run"))["cost"]["run_bytes"]
+        made(*given)
+        written = sum(path.stat().st_size for path in (tmp_path / "student").rglob("*.safetensors"))
+        assert claimed == pytest.approx(written, rel=0.1), "headers, and the frozen weights once"
+
     def test_the_bytes_of_a_run_are_those_of_its_checkpoints_and_its_weights(self, toys: Path, made: Made) -> None:
         given = ["--trajectories", toys / "store", "--num-steps", 2, "--iterations", 6, "--dry-run", "--out", "x"]
         kept = sum(path.stat().st_size for path in (toys / "kept").rglob("*.safetensors"))

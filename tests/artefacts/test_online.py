@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.models.student import StateKind, Student, StudentConfig
+from ard.presets import DISTILL_PRESETS, ONLINE, find_preset
+from ard.presets.digits import DIGITS
 from ard.students import load_card
 from ard.teacher import load_teacher
 from ard.training.adversarial import RealSource, real_samples
@@ -287,6 +289,10 @@ REFUSALS = {
         "distill --online --teacher {toys}/teacher --num-steps 5 --out {new}",
         "5 student steps do not divide the teacher's 24 steps",
     ),
+    "a grid beyond the teacher's steps": (
+        "distill --online --teacher {toys}/teacher --grid 0 10 15 20 25 --out {new}",
+        "grid 0,10,15,20,25 must rise from 0 (noise) to 24 (image)",
+    ),
     "guidance below 1": (
         "distill --online --teacher {toys}/teacher --num-steps 2 --cfg-scale 0.5 --out {new}",
         "cfg_scale is 0.5",
@@ -335,6 +341,24 @@ def test_a_teacher_that_yields_no_number_stops_the_training_in_one_line(
     assert "yields infinite or not-a-number float32 states" in line
 
 
+def test_a_preset_solves_online_what_it_would_collect_and_what_is_given_wins(
+    toys: Path, made: Callable[..., str], tmp_path: Path
+) -> None:
+    options = ["distill", "--preset", "sit-xl-2", "--history-blocks", 1, "--teacher", toys / "teacher"]
+    options += ["--cfg-channels", 1]  # The digits have one; latents have four.
+    plan = json.loads(made(*options, "--online", "--out", tmp_path / "new", "--dry-run"))
+    preset = find_preset("sit-xl-2")
+    assert plan["online"]["num_teacher_steps"] == preset.collect.num_teacher_steps == 25
+    assert plan["online"]["guidance"]["cfg_scale"] == preset.collect.guidance.cfg_scale
+    assert plan["online"]["solver"] == preset.collect.solver
+    assert plan["grid"] == [0, 10, 15, 20, 25]
+    plan = json.loads(made(*options, "--online", "--cfg-scale", 2.5, "--out", tmp_path / "new", "--dry-run"))
+    assert plan["ode"]["guidance"]["cfg_scale"] == 2.5
+    for name, one in DISTILL_PRESETS.items():
+        if name in DIGITS:
+            assert one.online == ONLINE, name
+
+
 def test_the_plan_says_what_is_solved(toys: Path, made: Callable[..., str], tmp_path: Path) -> None:
     options = ["distill", "--teacher", toys / "teacher", "--online", "--num-steps", 4, "--cfg-scale", 3]
     plan = json.loads(made(*options, "--num-teacher-steps", 48, "--out", tmp_path / "new", "--dry-run"))
@@ -342,6 +366,11 @@ def test_the_plan_says_what_is_solved(toys: Path, made: Callable[..., str], tmp_
     assert plan["ode"]["guidance"]["cfg_scale"] == 3
     assert plan["online"]["replay_updates"] == 8
     assert plan["cost"]["store_bytes"] == 0, "nothing is stored"
+    more = ["--iterations", 41, "--batch-size", 4, "--accumulate", 2, "--pool-batches", 5, "--replay-updates", 8]
+    image = made(*options, "--iterations", 1, "--batch-size", 1, "--pool-batches", 1, "--out", tmp_path, "--dry-run")
+    cost = json.loads(made(*options, *more, "--out", tmp_path / "new", "--dry-run"))["cost"]
+    solved = cost["flop"]["collect"] / json.loads(image)["cost"]["flop"]["collect"]
+    assert solved == 4 * (5 + 1), "a whole pool, and one batch of the next"
     assert plan["grid"] == [0, 12, 24, 36, 48]
     assert "trajectories" not in plan
     assert load_manifest(toys / "store")[0].teacher.hash == plan["teacher"]

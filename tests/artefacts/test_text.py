@@ -515,6 +515,8 @@ class TestCommands:
             (["analyze", "pareto", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
             (["sweep", "--trajectories", "STORE", "--out", "x"], "was imported and brings no data set"),
             (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
+            (["export", "--student", "STUDENT", "--vae", "VAE", "--out", "x"], "draws students with classes only"),
+            (["analyze", "solvers", "--teacher", "TEACHER", "--solvers", "ddim", "--out", "x"], "with classes only"),
             (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),
             (["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"], "no encoded prompts"),
         ],
@@ -531,6 +533,7 @@ class TestCommands:
             "x": tmp_path / "x",
         }
         assert told in refused(*[places.get(word, word) for word in words])
+        assert not (tmp_path / "x").exists()
 
 
 def drawn(root: Path, numbers: list[int]) -> Tensor:

@@ -5,6 +5,7 @@ One multiply-accumulate is two FLOP. A backward pass costs two forward passes, o
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from ard.analysis.flops import forward_macs, student_row, teacher_row
@@ -28,7 +29,9 @@ ASSUMPTIONS = (
     "FLOP: matrix products only, two per multiply-accumulate; a backward pass is two forward passes",
     "hours: FLOP at the stated rate, on one device; reading, decoding and evaluating are not in them",
     "memory: float32 weights, gradients, AdamW's moments and average, and the tensors that autograd keeps of all steps",
-    "memory: not in it are workspaces, and what a discriminator and its frozen teacher hold",
+    "memory: one pass's, where --accumulate cuts an update into several",
+    "memory: not in it are workspaces, and what a discriminator, a frozen teacher and the pool of --online hold",
+    "--lora-rank: FLOP and activations are those of training all weights",
     "checkpointed: each block keeps its input only and is computed again, for a third more FLOP",
 )
 
@@ -49,6 +52,8 @@ class Workload:
     """Kinds of state that are stored of each point."""
     train: TrainConfig
     bytes_per_value: int = 2
+    trained: int | None = None
+    """How many parameters are trained; None: all."""
     heads: DiscriminatorConfig | None = None
     """The discriminator's, where the loss is R + D."""
 
@@ -84,14 +89,15 @@ class Budget:
 def budget(work: Workload) -> Budget:
     """The costs of a run, from its configuration."""
     student, batch = work.student, work.train.batch_size
+    memory = partial(update_memory, work.network, student, batch=work.train.pass_size, trained=work.trained)
     return Budget(
         store_bytes=store_bytes(work),
         run_bytes=run_bytes(work),
         collect_flop=float(FLOP_PER_MAC * work.num * teacher_row(work.network, work.ode).cost.total),
         distill_flop=float(FLOP_PER_MAC * work.train.iterations * batch * update_macs(work)),
         sample_flop=float(FLOP_PER_MAC * student_row(work.network, student).cost.total),
-        float32=update_memory(work.network, student, batch=batch, bf16=False),
-        bf16=update_memory(work.network, student, batch=batch, bf16=True),
+        float32=memory(bf16=False),
+        bf16=memory(bf16=True),
     )
 
 
@@ -99,7 +105,9 @@ def run_bytes(work: Workload) -> int:
     """The published weights, and the checkpoints that are there at the end."""
     made = math.ceil(work.train.iterations / work.train.checkpoint_every)
     kept = min(made, work.train.keep_checkpoints) if work.train.keep_checkpoints else made
-    return 4 * num_parameters(work.network, work.student) * (STATES_OF_A_CHECKPOINT * kept + 1)
+    published = num_parameters(work.network, work.student)
+    trained = published if work.trained is None else work.trained
+    return 4 * (STATES_OF_A_CHECKPOINT * kept * trained + published)
 
 
 def store_bytes(work: Workload) -> int:

@@ -14,6 +14,7 @@ from ard.errors import InputError
 from ard.evaluation.evaluate import Judge, Row, Scores, student_row
 from ard.figures import Curve, Panel, plot_panels
 from ard.kept import Kept
+from ard.models.lora import A as ADAPTER
 from ard.models.student import Student
 from ard.models.weights import checksum, read_weights
 from ard.students import StudentCard
@@ -221,7 +222,10 @@ def _read_note(path: Path) -> Checkpoint:
     """What a checkpoint says of itself."""
     try:
         with safe_open(path, "pt") as file:
-            note = json.loads(file.metadata()["ard"])
-        return Checkpoint(path=path, step=note["step"], seconds=note["seconds"], checksum=note["crc32"])
+            note, names = json.loads(file.metadata()["ard"]), list(file.keys())
+        found = Checkpoint(path=path, step=note["step"], seconds=note["seconds"], checksum=note["crc32"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged or half-written ({error}); delete it to leave it out") from None
+    if any(name.endswith(ADAPTER) for name in names):
+        raise InputError(f"{path} holds adapters only; a curve needs a student trained without --lora-rank")
+    return found

@@ -62,10 +62,15 @@ class Memory:
         return self.state + self.activations_checkpointed
 
 
-def update_memory(network: TransformerConfig, student: StudentConfig, *, batch: int, bf16: bool) -> Memory:
-    """What an update on `batch` trajectories holds; N of `student` is filled in."""
+def update_memory(
+    network: TransformerConfig, student: StudentConfig, *, batch: int, bf16: bool, trained: int | None = None
+) -> Memory:
+    """What an update whose passes are of `batch` trajectories holds; N of `student` is filled in.
+
+    `trained` parameters have gradients, moments and an average: adapters and what is trained beside them, or all.
+    """
     parameters = num_parameters(network, student)
-    weights = WIDE * parameters
+    weights, kept = WIDE * parameters, WIDE * (parameters if trained is None else trained)
     blocks = [
         block_bytes(network, student, batch=batch, bf16=bf16, history=block < student.history_blocks)
         for block in range(network.depth)
@@ -75,9 +80,9 @@ def update_memory(network: TransformerConfig, student: StudentConfig, *, batch: 
     return Memory(
         parameters=parameters,
         weights=weights,
-        gradients=weights,
-        moments=2 * weights,
-        average=weights,
+        gradients=kept,
+        moments=2 * kept,
+        average=kept,
         activations=sum(blocks) + rest,
         activations_checkpointed=network.depth * WIDE * rows + max(blocks) + rest,
     )

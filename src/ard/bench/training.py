@@ -61,7 +61,10 @@ def updates(
         student.network.load_state_dict(network.state_dict())
         student.to(device).train().requires_grad_(True)
         student.network.run_block = block_runner(
-            recompute=layout is Layout.RECOMPUTED, compiled=layout is Layout.COMPILED, device=device
+            student.network.blocks,
+            recompute=layout is Layout.RECOMPUTED,
+            compiled=layout is Layout.COMPILED,
+            device=device,
         )
         _backward(student, forward, states, batch.label)
         gradients.append(torch.cat([one.grad.flatten() for one in student.parameters() if one.grad is not None]))

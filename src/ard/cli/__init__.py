@@ -158,6 +158,7 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
     preset = find_preset(name)
     names = ("student", "train", "distill", "grid", "adversarial", "discriminator")
     parts = {name: getattr(preset, name) for name in names}
+    parts["solving"] = preset.online
     if design:
         parts |= {"student": design.student, "train": design.train, "grid": ()}  # The grid is the student's too.
     parts["discriminator"] = discriminator = _given("discriminator", arguments) or preset.discriminator

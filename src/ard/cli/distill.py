@@ -19,7 +19,7 @@ from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, further
+from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
 from ard.teacher import load_teacher_card, reference_to
 from ard.text import seen_from
@@ -43,6 +43,7 @@ from ard.training.distill import (
 )
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.training.real_set import RealSet, open_real_set
+from ard.training.state import trained_parameters
 from ard.training.teacher_share import TeacherShare
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories
@@ -122,7 +123,10 @@ class Distill:
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
         student.network.run_block = block_runner(
-            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+            student.network.blocks,
+            recompute=self.train.activation_checkpointing,
+            compiled=self.train.compile,
+            device=device,
         )
         loss_at, companion = self._loss(student, source, supply, real)
         state = train(
@@ -159,7 +163,8 @@ class Distill:
         if self.online == (self.trajectories is not None):
             raise InputError("--trajectories and --online are two sources of trajectories; give one of them")
         if self.trajectories is not None:
-            if changes := differences(to_plain(ONLINE), to_plain(self.solving)):
+            usual = ONLINE if self.solving == ONLINE else find_preset(self.preset).online
+            if changes := differences(to_plain(usual), to_plain(self.solving)):
                 option = changes[0].split()[0].removeprefix("guidance.").replace("_", "-")
                 raise InputError(f"--{option} has no meaning without --online; add it, or leave the option out")
             if self.text:
@@ -254,13 +259,19 @@ class Distill:
             network=student.network.config,
             student=student.config,
             ode=manifest.ode,
-            num=manifest.num,
+            num=self._num_solved() if self.online else manifest.num,
             points=len(manifest.kept),
             kinds=len(manifest.states),
             bytes_per_value=0 if self.online else 4 if manifest.dtype == "float32" else 2,
             train=self.train,
+            trained=sum(one.numel() for one in trained_parameters(student).values()),
             heads=self.adversary.heads if self.adversarial else None,
         )
+
+    def _num_solved(self) -> int:
+        """How many trajectories the teacher solves with --online: the last pool only as far as it is asked for."""
+        pools, rest = divmod(self.train.iterations, self.solving.updates_per_pool)
+        return self.train.batch_size * (pools * self.solving.pool_batches + min(rest, self.solving.pool_batches))
 
     def _plan(
         self,

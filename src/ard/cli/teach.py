@@ -64,7 +64,7 @@ class Teach:
             return print(f"teacher {self.out} is there already")
         network = initialise(Transformer(shape), generator_for("network", self.train.seed)).to(device)
         network.run_block = block_runner(
-            recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
+            network.blocks, recompute=self.train.activation_checkpointing, compiled=self.train.compile, device=device
         )
         loss = teacher_loss(network, self.diffusion, data, self.train, label_dropout=self.label_dropout)
         state = train(network, loss, self.train, self.out, run=plan, description="teach")

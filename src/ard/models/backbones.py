@@ -9,7 +9,10 @@ from ard.models.transformer import Backbone, Transformer, TransformerConfig
 GROUP = "ard.backbones"
 """The group of entry points in which an installed package names its architectures."""
 
-_KNOWN: dict[str, Callable[[TransformerConfig], Backbone]] = {"dit": Transformer}
+DIT = "dit"
+"""The name of DiT's architecture, and of PixArt's."""
+
+_KNOWN: dict[str, Callable[[TransformerConfig], Backbone]] = {DIT: Transformer}
 
 
 def register_backbone(name: str, make: Callable[[TransformerConfig], Backbone]) -> None:
@@ -44,6 +47,6 @@ def require_dit(network: Backbone) -> Transformer:
     if isinstance(network, Transformer):
         return network
     raise InputError(
-        f"this is prepared for DiT's architecture only, and the network is {network.config.backbone}; draw its images "
-        "with --speed reference"
+        f"this is prepared for the architectures of DiT and PixArt, and the network is {network.config.backbone}; draw "
+        "its images with --speed reference"
     )

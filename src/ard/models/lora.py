@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ard.errors import MissingExtraError
+from ard.errors import InputError, MissingExtraError
 from ard.models.student import Student
+from ard.models.transformer import Backbone, Transformer
 from ard.models.weights import StateDict
 
-ADAPTED = ["qkv", "proj", "fc1", "fc2"]  # The linear layers of attention and MLP.
+ADAPTED = ["qkv", "q", "kv", "proj", "fc1", "fc2"]  # Of DiT and PixArt: the linear layers of attentions and MLP.
 BASE, A, B = "base_layer.", "lora_A.default.weight", "lora_B.default.weight"  # As peft names them.
 
 
@@ -23,12 +24,28 @@ def add_adapters(student: Student, *, rank: int, alpha: float, generator_of: Cal
     teacher does not have (step embedding, gates, step heads) and the output head are trained in full.
     """
     peft, network = _peft(), student.network.requires_grad_(False)
-    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=ADAPTED), network.blocks)
+    layers = adapted_layers(network)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), network.blocks)
     head = student.step_heads or network.final_layer
     head.requires_grad_(True)
     for name, parameter in student.named_parameters():
         if name.endswith(A):
             _draw(parameter, generator_of(name))
+
+
+def adapted_layers(network: Backbone) -> list[str]:
+    """The names, within the blocks, of the layers that get adapters; InputError when there are none.
+
+    Of DiT and PixArt those of attentions and MLP. Another architecture has names of its own: all its linear layers.
+    """
+    linear = [name for name, layer in network.blocks.named_modules() if isinstance(layer, nn.Linear)]
+    if isinstance(network, Transformer):
+        return [name for name in linear if name.rpartition(".")[2] in ADAPTED]
+    if not linear:
+        raise InputError(
+            f"--lora-rank adapts linear layers, and the blocks of {network.config.backbone} have none; leave it out"
+        )
+    return linear
 
 
 def merged(weights: StateDict, *, rank: int, alpha: float) -> StateDict:

@@ -68,21 +68,30 @@ def _compiled(half: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _read(block: nn.Module, conditioning: Conditioning) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """A block's six modulations, and what else its second half reads; InputError for blocks that have no halves."""
+    """A block's six modulations, and what else its second half reads."""
     if isinstance(block, TextBlock) and isinstance(conditioning, TextConditioning):
         text = block.cross_attn.keys(conditioning.text, conditioning.mask)
         return block.modulation(conditioning.modulation).chunk(6, dim=-1), {"text": text}
     if isinstance(block, Block):
         return block.adaLN_modulation(conditioning).chunk(6, dim=-1), {}
-    raise InputError(f"--compile knows the blocks of DiT and PixArt, and {type(block).__name__} is none; leave it out")
+    raise TypeError(type(block))
 
 
-def block_runner(*, recompute: bool, compiled: bool, device: torch.device) -> RunBlock:
-    """The way to run blocks that the options ask for; InputError when `device` cannot have it."""
+def block_runner(blocks: nn.ModuleList, *, recompute: bool, compiled: bool, device: torch.device) -> RunBlock:
+    """The way to run `blocks` that the options ask for; InputError when they or `device` cannot have it."""
     if compiled:
         require_compiler(device)
+        _require_halves(blocks)
     run = compiled_run() if compiled else run_as_it_is
     return recomputing(run) if recompute else run
+
+
+def _require_halves(blocks: nn.ModuleList) -> None:
+    """InputError for blocks that have no parts before and behind the attention."""
+    for block in blocks:
+        if not isinstance(block, Block | TextBlock):
+            kind = type(block).__name__
+            raise InputError(f"--compile knows the blocks of DiT and PixArt, and {kind} is none; leave it out")
 
 
 def _options() -> dict[str, Any]:

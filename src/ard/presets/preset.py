@@ -73,6 +73,12 @@ class Preset:
     """The preset whose student this one goes on from; None: from the teacher."""
 
     @property
+    def online(self) -> OnlineConfig:
+        """How the teacher solves its trajectories while the student trains: as they would be collected."""
+        steps, guidance = self.collect.num_teacher_steps, self.collect.guidance
+        return replace(ONLINE, num_teacher_steps=steps, guidance=guidance, solver=self.collect.solver)
+
+    @property
     def whole_student(self) -> StudentConfig:
         """The student with S filled in where the store decides it."""
         num_steps = self.student.num_steps

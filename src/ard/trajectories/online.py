@@ -22,6 +22,7 @@ from ard.models.student import StateKind
 from ard.seeds import NUM_SEEDS
 from ard.teacher import Guidance, Teacher, plan_ode
 from ard.text import EncodedText
+from ard.timegrid import check_indices
 from ard.trajectories.collect import plan_store, solve_batch
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.source import Order, TrajectoryBatch, TrajectorySource
@@ -37,7 +38,7 @@ class OnlineConfig:
     """--online: solver steps of the teacher; the paper's text-to-image teacher takes 48."""
     guidance: Guidance = field(default_factory=Guidance)
     solver: Solver | None = None
-    """--online: ddim for VP; euler or heun for flow. None: first order."""
+    """--online: ddim for VP; euler or heun for flow; dpmpp_2m for both. None: first order."""
     replay_updates: int = 8
     """--online: how many updates each trajectory serves."""
     pool_batches: int = 32
@@ -105,6 +106,7 @@ class OnlineTrajectories(TrajectorySource):
         text: EncodedText | None = None,
     ) -> None:
         """`teacher` is asked for when the first trajectory is solved; its weights must stay as they are."""
+        grid = check_indices(grid, manifest.ode.num_teacher_steps)
         self.manifest = replace(manifest, kept=grid, states=(state,))
         self.teacher, self.config, self.state, self.device = teacher, config, state, device
         self.text = text

@@ -14,6 +14,7 @@ from ard.errors import require_at_least
 from ard.progress import progress_bar
 from ard.seeds import require_seed
 from ard.teacher import Guidance, load_teacher, noise_for_seeds
+from ard.text import require_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Solvers:
         require_seed("the last seed", self.seed + self.num - 1)
         device, steps = resolve_device(self.device), parse_range(self.steps, "steps")
         solvers, teacher = parse_choices(self.solvers, "solvers", Solver), load_teacher(self.teacher, device)
+        require_classes(teacher.network.config, owner=self.teacher, reader="solvers are compared on teachers")
         if self.dry_run:
             return print_plan({"solvers": solvers, "steps": steps, "guidance": self.guidance, "device": str(device)})
         shape, seeds = teacher.network.config, range(self.seed, self.seed + self.num)

@@ -16,10 +16,12 @@ from ard.cli.options import parse_range
 from ard.devices import DeviceName
 from ard.errors import InputError
 from ard.files import write_json
+from ard.models.backbones import DIT
 from ard.models.transformer import TransformerConfig
 from ard.progress import progress_bar
 from ard.table import as_text
 from ard.teacher import load_teacher_card
+from ard.text import require_classes
 
 # Slower, faster: what the paper or a user would compare.
 PAIRS = (
@@ -59,8 +61,9 @@ def named_network(model: str) -> TransformerConfig:
     if re.fullmatch(r"[^/]+/[0-9]+", model):
         return usual_network(model)
     network = load_teacher_card(Path(model)).network
-    if network.text:
-        raise InputError(f"--model {model} reads text; the benchmarks time networks with classes only")
+    require_classes(network, owner=f"--model {model}", reader="the benchmarks time networks")
+    if network.backbone != DIT:
+        raise InputError(f"--model {model} is a {network.backbone}; the benchmarks time DiT's architecture only")
     return network
 
 
