@@ -123,7 +123,7 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         _check_components(student, vae)
         _check_text(student, text_encoder, tokenizer, max_tokens)
         if text_encoder and text_precision == "bfloat16":
-            text_encoder.to(torch.bfloat16)  # It was saved so, and diffusers loads it in float32.
+            text_encoder.to(torch.bfloat16)  # Saved so; how it is loaded depends on the version of transformers.
         self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer, student=student, vae=vae)
         self.register_to_config(id2label=dict(id2label or {}))
         if text_encoder:
