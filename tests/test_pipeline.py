@@ -1,5 +1,6 @@
 """ARDPipeline draws what `ard sample` draws, and does what users of diffusers expect of a pipeline."""
 
+import inspect
 import subprocess
 import sys
 import threading
@@ -293,6 +294,11 @@ class TestFolder:
         assert loaded.labels == {"zero": 0}
         assert loaded.student.card == pipeline.student.card
         assert not loaded.student.training
+
+    def test_diffusers_knows_the_type_of_everything_that_it_loads(self) -> None:
+        """It complains at every load about a type that it does not know, such as a Literal."""
+        known = set(ARDPipeline._get_signature_types())
+        assert known | {"id2label"} == inspect.signature(ARDPipeline).parameters.keys()
 
     def test_the_student_is_a_model_of_its_own(
         self, make_pipeline: MakePipeline, reloaded: Callable[..., ARDPipeline], tmp_path: Path

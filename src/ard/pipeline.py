@@ -23,7 +23,7 @@ from ard.history import KVCache
 from ard.model_card import CARD, SHEET, About, model_card
 from ard.models.autoencoder import PICTURE_CHANNELS, decode_latents
 from ard.models.student import Student
-from ard.models.text_encoder import EncoderPrecision, encoding
+from ard.models.text_encoder import encoding
 from ard.models.transformer import Backbone
 from ard.pictures import to_pictures, to_pixels
 from ard.students import StudentCard, build_student
@@ -112,12 +112,12 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         text_encoder: nn.Module | None = None,
         tokenizer: object | None = None,
         max_tokens: int | None = None,
-        text_precision: EncoderPrecision = "float32",
+        text_precision: str = "float32",
     ) -> None:
         """`vae` decodes the latents of students that do not make pictures; `id2label` has names by label.
 
         For students that read text: a T5 and its tokenizer, how many tokens of a prompt are read, and the precision in
-        which the student's own prompts were encoded.
+        which the student's own prompts were encoded, float32 or bfloat16.
         """
         super().__init__()
         _check_components(student, vae)
