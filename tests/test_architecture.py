@@ -27,7 +27,7 @@ ROWS: tuple[set[str], ...] = (
     {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures", "model_card"},
-    {"report", "analysis", "pipeline", "measured"},
+    {"report", "analysis", "pipeline", "measured", "exported_text"},
     {"bench", "export"},
     {"stages"},
     {"grids"},

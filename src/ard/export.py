@@ -14,15 +14,17 @@ from safetensors import SafetensorError
 
 from ard.config import differences, fingerprint_of, to_plain
 from ard.errors import InputError, require_at_least
+from ard.exported_text import OPTION, ExportedText, plan_text
 from ard.files import read_json, remove_leftovers, write_json, written_aside
 from ard.measured import measured
 from ard.model_card import CARD, SHEET, About, model_card
 from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_autoencoder
+from ard.models.text_encoder import load_text_encoder
 from ard.models.weights import fingerprint
 from ard.pictures import save_pixels
 from ard.students import StudentCard, load_card, load_student
 from ard.teacher import TeacherCard, load_teacher_card
-from ard.text import require_classes
+from ard.text import num_conditions
 
 RECORD = "export.json"
 FIRST_SEED = 1_000_000  # As `ard sample` has it: noises that training has not seen.
@@ -36,16 +38,25 @@ class Export:
     card: StudentCard
     autoencoder: AutoencoderCard | None
     class_names: tuple[str, ...]
+    text: ExportedText | None
+    """None for a student that knows classes."""
     about: About
     num_samples: int
 
 
 def plan_export(
-    student: Path, *, title: str, vae: Path | None, metrics: Path | None, license_name: str, num_samples: int
+    student: Path,
+    *,
+    title: str,
+    vae: Path | None,
+    text_encoder: Path | None,
+    max_tokens: int | None,
+    metrics: Path | None,
+    license_name: str,
+    num_samples: int,
 ) -> Export:
     """What the pipeline of the student in that folder will be; InputError for what does not fit, before any work."""
     card = load_card(student)
-    require_classes(card.network, owner=student, reader="ARDPipeline draws students")
     _pipeline_module()  # A missing package is told before anything else is done.
     require_at_least(0, {"samples": num_samples})
     if not re.fullmatch(r"[A-Za-z0-9.+-]*", license_name):
@@ -58,12 +69,16 @@ def plan_export(
             f"the autoencoder in {autoencoder.folder} scales its latents by {autoencoder.scaling_factor}, and the "
             f"teacher's have {imported.scaling_factor}; give the autoencoder of its teacher with --vae"
         )
+    text = plan_text(card, student, encoder=text_encoder, max_tokens=max_tokens)
+    if text and not text.prompts:
+        num_samples = 0
     about = About(
         title=title,
         license=license_name,
         source=imported.source if imported else "",
         metrics=measured(metrics, card) if metrics else "",
-        samples=_samples_told(num_samples),
+        samples=_samples_told(num_samples, "prompts" if text else "classes"),
+        text_encoder=text.source if text else "",
     )
     names = imported.class_names if imported else ()
     return Export(
@@ -71,6 +86,7 @@ def plan_export(
         card=card,
         autoencoder=autoencoder,
         class_names=names,
+        text=text,
         about=about,
         num_samples=num_samples,
     )
@@ -92,13 +108,21 @@ def make_pipeline(export: Export) -> Any:
     cpu, module = torch.device("cpu"), _pipeline_module()
     student, card = load_student(export.student, cpu)
     names = {str(label): name for label, name in enumerate(export.class_names) if name}
-    made = module.ARDPipeline(module.student_model(student, card), _load_vae(export.autoencoder), names)
+    model, vae = module.student_model(student, card), _load_vae(export.autoencoder)
+    encoder = export.text.encoder if export.text else None
+    if encoder is None:
+        made = module.ARDPipeline(model, vae, names)
+    else:
+        network, tokenizer = load_text_encoder(encoder, cpu, option=OPTION)
+        run = {"max_tokens": encoder.max_tokens, "text_precision": encoder.precision}
+        made = module.ARDPipeline(model, vae, names, text_encoder=network, tokenizer=tokenizer, **run)
     made.set_progress_bar_config(disable=True)
     return made
 
 
 def export_identity(export: Export, pipeline: Any) -> dict[str, Any]:
     """What decides the content of the folder: the weights, the names, and what the model card says."""
+    text = {} if export.text is None else {"text_encoder": export.text.encoder and export.text.encoder.identity()}
     return {
         "student": fingerprint(to_plain(export.card), pipeline.student.state_dict()),
         "vae": fingerprint(_shape_of(pipeline.vae), pipeline.vae.state_dict()) if pipeline.vae else None,
@@ -106,6 +130,7 @@ def export_identity(export: Export, pipeline: Any) -> dict[str, Any]:
         "license": export.about.license or None,
         "metrics": fingerprint_of(export.about.metrics),
         "samples": export.num_samples,
+        **text,
     }
 
 
@@ -150,15 +175,17 @@ def _shape_of(vae: Any) -> dict[str, Any]:
 def _draw_samples(path: Path, pipeline: Any, export: Export) -> None:
     """The sheet that `ard sample` draws from the same seeds."""
     seeds = range(FIRST_SEED, FIRST_SEED + export.num_samples)
-    labels = [seed % export.card.network.num_classes for seed in seeds]
+    text = export.text.encoded() if export.text else None
+    labels = [seed % num_conditions(text, export.card.network) for seed in seeds]
+    asked = {"prompt": text.condition(torch.tensor(labels))} if text else {"class_labels": labels}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    pictures = np.stack([np.asarray(picture) for picture in pipeline(labels, generator=generators).images])
+    pictures = np.stack([np.asarray(picture) for picture in pipeline(**asked, generator=generators).images])
     save_pixels(path, torch.from_numpy(pictures.reshape(*pictures.shape[:3], -1)), labels, seeds)
 
 
-def _samples_told(count: int) -> str:
+def _samples_told(count: int, of: str) -> str:
     last = FIRST_SEED + count - 1
-    return f"Samples of the classes in turn, seeds {FIRST_SEED} to {last}, not selected" if count else ""
+    return f"Samples of the {of} in turn, seeds {FIRST_SEED} to {last}, not selected" if count else ""
 
 
 def _teacher_of(card: StudentCard, student: Path) -> TeacherCard | None:

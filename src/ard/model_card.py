@@ -39,6 +39,8 @@ class About:
     """Tables and notes in Markdown."""
     samples: str = ""
     """What the sheet of samples shows; empty without one."""
+    text_encoder: str = ""
+    """The text encoder that comes along; empty without one."""
 
 
 def model_card(card: StudentCard, about: About) -> str:
@@ -88,12 +90,19 @@ def _table(card: StudentCard, about: About) -> str:
         "guidance": _guidance(card),
         "network": f"{network.depth} blocks of width {network.width} with {network.num_heads} heads, patch "
         f"{network.patch_size}",
-        "makes": f"{network.channels} x {network.latent_size} x {network.latent_size} for each of "
-        f"{network.num_classes} classes",
+        "makes": f"{network.channels} x {network.latent_size} x {network.latent_size} for {_asked(card, about)}",
         "training": f"{_updates(card)}, seed {card.seed}",
         "license": about.license or "not stated",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _asked(card: StudentCard, about: About) -> str:
+    """What a picture is asked to show."""
+    if card.network.text is None:
+        return f"each of {card.network.num_classes} classes"
+    width, coming = card.network.text.width, f"`{about.text_encoder}`" if about.text_encoder else "not in this folder"
+    return f"a prompt; text of width {width}, its encoder {coming}"
 
 
 def _history(card: StudentCard) -> str:
@@ -118,15 +127,25 @@ def _updates(card: StudentCard) -> str:
 
 def _snippet(card: StudentCard, about: About) -> str:
     """Python that draws two pictures."""
-    labels = [0, min(1, card.network.num_classes - 1)]
+    encoded = card.network.text is not None and not about.text_encoder
     lines = [
         "```python",
+        *(["from pathlib import Path", ""] if encoded else []),
         "import torch",
         "from ard import ARDPipeline",
+        *(["from ard.text import EncodedText"] if encoded else []),
         "",
         f'pipe = ARDPipeline.from_pretrained("{about.title}")',
         "seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]",
-        f"images = pipe(class_labels={labels}, generator=seeds).images",
+        *(['text = EncodedText(Path("FOLDER"))  # Of ard text encode.'] if encoded else []),
+        f"images = pipe({_argument(card, about)}, generator=seeds).images",
         "```",
     ]
     return "\n".join(lines)
+
+
+def _argument(card: StudentCard, about: About) -> str:
+    """What the two pictures are asked to show, in Python."""
+    if card.network.text is None:
+        return f"class_labels={[0, min(1, card.network.num_classes - 1)]}"
+    return 'prompt=["a cat", "a dog"]' if about.text_encoder else "prompt=text.condition(torch.tensor([0, 1]))"

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Generator, Tensor, nn
 
+from ard.condition import Condition, Prompts, to_device
 from ard.config import from_plain, to_plain
 from ard.errors import InputError, MissingExtraError, require_at_least
 from ard.history import KVCache
 from ard.model_card import CARD, SHEET, About, model_card
 from ard.models.autoencoder import PICTURE_CHANNELS, decode_latents
 from ard.models.student import Student
+from ard.models.text_encoder import encoding
 from ard.models.transformer import Backbone
 from ard.pictures import to_pictures, to_pixels
 from ard.students import StudentCard, build_student
+from ard.text import encode_now
 from ard.types import Labels, Latents, States
 
 try:
@@ -41,6 +44,7 @@ LOADABLE_CLASSES[__name__] = {"ARDStudentModel": ["save_pretrained", "from_pretr
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 ClassLabels: TypeAlias = int | str | Sequence[int | str]
+GivenPrompts: TypeAlias = str | Sequence[str] | Prompts
 Generators: TypeAlias = Generator | Sequence[Generator] | None
 OnStepEnd: TypeAlias = Callable[["ARDPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 Images: TypeAlias = list[Image.Image] | NDArray[float32] | Tensor
@@ -49,8 +53,8 @@ Images: TypeAlias = list[Image.Image] | NDArray[float32] | Tensor
 class ARDStudentModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is not type-checked
     """A student with its card, as a model that diffusers saves, loads, moves, casts and compiles."""
 
-    _repeated_blocks: ClassVar = ["Block"]  # What compile_repeated_blocks compiles.
-    _no_split_modules: ClassVar = ["Block"]
+    _repeated_blocks: ClassVar = ["Block", "TextBlock"]  # What compile_repeated_blocks compiles.
+    _no_split_modules: ClassVar = ["Block", "TextBlock"]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, card: dict[str, Any]) -> None:
@@ -70,9 +74,9 @@ class ARDStudentModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         """The cache of one call that starts from `noise`."""
         return self.student.make_cache(noise)
 
-    def forward(self, states: States, label: Labels, step: int, cache: KVCache) -> States:
+    def forward(self, states: States, condition: Condition, step: int, cache: KVCache) -> States:
         """The states after `step`; see Student."""
-        next_states: States = self.student(states, label, step=step, cache=cache)
+        next_states: States = self.student(states, condition, step=step, cache=cache)
         return next_states
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ARDStudentModel":
@@ -96,8 +100,8 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
     offloads its models cannot be shared: it moves them). The states stay in float32 whatever the weights' precision.
     """
 
-    model_cpu_offload_seq = "student->vae"
-    _optional_components: ClassVar = ["vae"]
+    model_cpu_offload_seq = "text_encoder->student->vae"
+    _optional_components: ClassVar = ["text_encoder", "tokenizer", "vae"]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(
@@ -105,12 +109,25 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         student: ARDStudentModel,
         vae: AutoencoderKL | None = None,
         id2label: Mapping[str, str] | None = None,
+        text_encoder: nn.Module | None = None,
+        tokenizer: object | None = None,
+        max_tokens: int | None = None,
+        text_precision: str = "float32",
     ) -> None:
-        """`vae` decodes the latents of students that do not make pictures; `id2label` has names by label."""
+        """`vae` decodes the latents of students that do not make pictures; `id2label` has names by label.
+
+        For students that read text: a T5 and its tokenizer, how many tokens of a prompt are read, and the precision in
+        which the student's own prompts were encoded, float32 or bfloat16.
+        """
         super().__init__()
         _check_components(student, vae)
-        self.register_modules(student=student, vae=vae)
+        _check_text(student, text_encoder, tokenizer, max_tokens)
+        if text_encoder and text_precision == "bfloat16":
+            text_encoder.to(torch.bfloat16)  # Saved so; how it is loaded depends on the version of transformers.
+        self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer, student=student, vae=vae)
         self.register_to_config(id2label=dict(id2label or {}))
+        if text_encoder:
+            self.register_to_config(max_tokens=max_tokens, text_precision=text_precision)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -126,7 +143,7 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
     def __call__(
         self,
         class_labels: ClassLabels | None = None,
-        prompt: str | Sequence[str] | None = None,
+        prompt: GivenPrompts | None = None,
         *,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
@@ -137,10 +154,11 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         callback_on_step_end: OnStepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Images]:
-        """The pictures of `class_labels`, numbers or names, `num_images_per_prompt` of each.
+        """The pictures of `class_labels`, numbers or names, or of `prompt`, `num_images_per_prompt` of each.
 
-        A picture is its label and its noise, which comes from `latents` or from `generator`: a list has a generator per
-        picture, and one on the CPU with the manual seed s gives the picture of seed s of `ard sample`.
+        Prompts are texts, or were encoded before: EncodedText(folder).condition(numbers). A picture is its label or its
+        prompt and its noise, which comes from `latents` or from `generator`: a list has a generator per picture, and
+        one on the CPU with the manual seed s gives the picture of seed s of `ard sample`.
         `num_inference_steps` may be the student's own number only. `output_type` is pil, np, pt or latent.
         `callback_on_step_end(pipeline, step, time, {"latents": x})` may return other latents, and ends the call after
         the step when it sets `pipeline._interrupt`.
@@ -148,7 +166,7 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         self._check_inputs(num_images_per_prompt, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
         condition = self._condition(class_labels, prompt, num_images_per_prompt)
         noise = self._noise(len(condition), generator, latents)
-        states = self._last_states(noise, condition.to(noise.device), callback_on_step_end)
+        states = self._last_states(noise, to_device(condition, noise.device), callback_on_step_end)
         images = self._images(states, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -169,14 +187,46 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         if unknown := set(inputs) - set(self._callback_tensor_inputs):
             raise InputError(f"callback_on_step_end_tensor_inputs names {', '.join(sorted(unknown))}; allowed: latents")
 
-    def _condition(self, class_labels: ClassLabels | None, prompt: str | Sequence[str] | None, repeats: int) -> Labels:
+    def _condition(
+        self, class_labels: ClassLabels | None, prompt: GivenPrompts | None, repeats: int
+    ) -> Labels | Prompts:
         """What the network is conditioned on, a row for each picture."""
-        if prompt is not None:
-            raise InputError("this student knows classes, no text: give class_labels in place of prompt")
+        given: Labels | Prompts
+        if self.student.card.network.text is None:
+            if prompt is not None:
+                raise InputError("this student knows classes, no text: give class_labels in place of prompt")
+            given = self._labels_given(class_labels)
+        else:
+            if class_labels is not None:
+                raise InputError("this student reads text, it has no classes: give prompt in place of class_labels")
+            given = self._prompts_given(prompt)
+        return given[torch.arange(len(given)).repeat_interleave(repeats)]
+
+    def _labels_given(self, class_labels: ClassLabels | None) -> Labels:
         given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels or [])
         if not given:
             raise InputError(f"class_labels is empty; {self._allowed_labels()}")
-        return torch.tensor([self._label(one) for one in given]).repeat_interleave(repeats)
+        return torch.tensor([self._label(one) for one in given])
+
+    def _prompts_given(self, prompt: GivenPrompts | None) -> Prompts:
+        found = prompt if isinstance(prompt, Prompts) else self._encoded(prompt)
+        if (width := found.tokens.shape[2]) != (wanted := self.student.card.network.text.width):
+            raise InputError(f"the prompts have text of width {width}, and this student reads {wanted}")
+        return found
+
+    def _encoded(self, prompt: str | Sequence[str] | None) -> Prompts:
+        """Texts as `ard text encode` makes of them."""
+        texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        if not texts:
+            raise InputError("prompt is empty; this student reads text: give one, or a list of them")
+        if self.text_encoder is None:
+            raise InputError(
+                "this pipeline has no text encoder: give one to ard export with --text-encoder, or as prompt what ard "
+                "text encode made, EncodedText(folder).condition(numbers)"
+            )
+        length, device = self.config.max_tokens, self._execution_device
+        encode = encoding(self.text_encoder, self.tokenizer, max_tokens=length, device=device)
+        return encode_now(texts, encode, max_tokens=length)
 
     def _label(self, given: int | str) -> int:
         """A label from its number or its name."""
@@ -203,7 +253,7 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
             raise InputError(f"{len(generators)} generators for {count} pictures; give one, or one for each")
         return torch.stack([_draw(shape, one).to(device) for one in generators])
 
-    def _last_states(self, noise: Latents, condition: Labels, on_step_end: OnStepEnd | None) -> Latents:
+    def _last_states(self, noise: Latents, condition: Condition, on_step_end: OnStepEnd | None) -> Latents:
         """The states after the last step, or after the one that was interrupted."""
         _CALL.interrupted = False
         num_steps, cache, x = self.student.card.student.num_steps, self.student.make_cache(noise), noise
@@ -273,7 +323,8 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         """The card and the samples of the folder that the pipeline was loaded from, or a card from the student's."""
         source = Path(self.name_or_path or "")
         if not (self.name_or_path and (source / CARD).is_file()):
-            (folder / CARD).write_text(model_card(self.student.card, About()))
+            about = About(text_encoder=type(self.text_encoder).__name__ if self.text_encoder else "")
+            (folder / CARD).write_text(model_card(self.student.card, about))
             return
         for path in (source / CARD, source / SHEET):
             if path.is_file() and path.resolve() != (folder / path.name).resolve():
@@ -307,4 +358,19 @@ def _check_components(student: Any, vae: Any) -> None:
     if vae.config.latent_channels != (channels := student.card.network.channels):
         raise InputError(
             f"the vae decodes latents of {vae.config.latent_channels} channels, and the student makes {channels}"
+        )
+
+
+def _check_text(student: ARDStudentModel, text_encoder: Any, tokenizer: Any, max_tokens: int | None) -> None:
+    """InputError for a text encoder that this student cannot read, or that is not whole."""
+    if text_encoder is None:
+        return
+    text = student.card.network.text
+    if text is None:
+        raise InputError("this student knows classes, no text: leave out the text encoder")
+    if tokenizer is None or max_tokens is None:
+        raise InputError("a text encoder needs its tokenizer and max_tokens, which ard export writes")
+    if text_encoder.config.d_model != text.width:
+        raise InputError(
+            f"the text encoder makes text of width {text_encoder.config.d_model}, and the student reads {text.width}"
         )

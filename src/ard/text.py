@@ -7,7 +7,7 @@ encoder's output in bfloat16, real tokens only. The empty prompt, which guidance
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class TextManifest:
 
     def different(self) -> list[str]:
         """The different texts that are encoded, the empty one first."""
-        return list(dict.fromkeys([EMPTY, *map(cleaned, self.prompts)]))
+        return _different(self.prompts)
 
     @property
     def num_files(self) -> int:
@@ -94,6 +94,13 @@ def encode_prompts(folder: Path, manifest: TextManifest, encode: Encode, *, prog
             tensors = dict(zip(map(text_hash, part), encode(part), strict=True))
             write_atomically(folder / _file_name(index), to_bytes(tensors, {"encoder": manifest.encoder}))
         progress(len(part))
+
+
+def encode_now(prompts: Sequence[str], encode: Encode, *, max_tokens: int) -> Prompts:
+    """The prompts, encoded without a folder: the bits are those of one that lists the same prompts."""
+    texts = _different(prompts)
+    found = dict(zip(texts, encode(texts), strict=True))
+    return padded([found[cleaned(prompt)] for prompt in prompts], null=found[EMPTY], length=max_tokens)
 
 
 def is_encoded(folder: Path, manifest: TextManifest) -> bool:
@@ -194,6 +201,10 @@ def load_text_manifest(folder: Path) -> TextManifest:
     if plain.pop("schema", None) != SCHEMA:
         raise InputError(f"{path} has another schema than {SCHEMA}, which this version of ard reads")
     return from_plain(TextManifest, plain, where=str(path))
+
+
+def _different(prompts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([EMPTY, *map(cleaned, prompts)]))
 
 
 def _prepare(folder: Path, manifest: TextManifest) -> None:

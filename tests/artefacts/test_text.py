@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ard.condition import padded
 from ard.errors import InputError, MissingExtraError
 from ard.evaluation.images import LabelSampling, open_student
 from ard.models.student import StateKind
 from ard.models.text_encoder import find_text_encoder, text_encoder
 from ard.models.transformer import Transformer
+from ard.pipeline import ARDPipeline, _check_text, student_model
 from ard.prompts import MAX_CHARACTERS, read_prompts
 from ard.sampling import sample
 from ard.students import load_card, load_student
@@ -515,7 +519,6 @@ class TestCommands:
             (["analyze", "pareto", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
             (["sweep", "--trajectories", "STORE", "--out", "x"], "was imported and brings no data set"),
             (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
-            (["export", "--student", "STUDENT", "--vae", "VAE", "--out", "x"], "draws students with classes only"),
             (["analyze", "solvers", "--teacher", "TEACHER", "--solvers", "ddim", "--out", "x"], "with classes only"),
             (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),
             (["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"], "no encoded prompts"),
@@ -534,6 +537,154 @@ class TestCommands:
         }
         assert told in refused(*[places.get(word, word) for word in words])
         assert not (tmp_path / "x").exists()
+
+
+class TestExport:
+    """`ard export` of a student that reads text, and its pipeline."""
+
+    SEEDS = range(1_000_000, 1_000_004)
+
+    @pytest.fixture
+    def exporting(self, root: Path, tmp_path: Path, pipeline: Path) -> list[object]:
+        """The command without an encoder."""
+        words: list[object] = ["export", "--student", root / "student", "--vae", pipeline / "vae"]
+        return [*words, "--samples", 4, "--out", tmp_path / "handed/on", "--device", "cpu"]
+
+    @pytest.fixture
+    def loaded(
+        self, exporting: list[object], tmp_path: Path, pipeline: Path, made: Made, root: Path
+    ) -> Callable[..., ARDPipeline]:
+        """Export with the encoder, when all that it came from is gone."""
+
+        def load(*words: object) -> ARDPipeline:
+            made(*exporting, "--text-encoder", pipeline, *words)
+            root.rename(tmp_path / "elsewhere")
+            found = ARDPipeline.from_pretrained(tmp_path / "handed/on")
+            found.set_progress_bar_config(disable=True)
+            return found
+
+        return load
+
+    def test_prompts_draw_what_ard_sample_draws_to_the_bit(
+        self,
+        root: Path,
+        tmp_path: Path,
+        pipeline: Path,
+        made: Made,
+        loaded: Callable[..., ARDPipeline],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        drawing = ["sample", "--student", root / "student", "--vae", pipeline / "vae", "--device", "cpu"]
+        for out in ("s.npz", "s.png"):
+            made(*drawing, "--seeds", f"{self.SEEDS[0]}-{self.SEEDS[-1]}", "--out", tmp_path / out)
+        pipe, folder = loaded(), tmp_path / "handed/on"
+        generators = [torch.Generator().manual_seed(seed) for seed in self.SEEDS]
+        pictures = np.stack([np.asarray(one) for one in pipe(prompt=PROMPTS, generator=generators).images])
+        assert np.array_equal(pictures, np.load(tmp_path / "s.npz")["arr_0"])
+        assert (folder / "samples.png").read_bytes() == (tmp_path / "s.png").read_bytes()
+        index = json.loads((folder / "model_index.json").read_text())
+        assert index["text_encoder"] == ["transformers", "T5EncoderModel"]
+        assert index["tokenizer"][0] == "transformers"
+        texts = [path for path in folder.rglob("*") if path.suffix in {".json", ".md"}]
+        assert not [path for path in texts if str(pipeline) in path.read_text()]  # Nor where it was on this machine.
+        card = (folder / "README.md").read_text()
+        assert "![Samples of the prompts in turn, seeds 1000000 to 1000003, not selected]" in card
+        assert f"4 x 8 x 8 for a prompt; text of width 10, its encoder `{pipeline.name}` |" in card
+        monkeypatch.chdir(folder.parent)
+        names: dict[str, Any] = {}
+        exec(*re.findall(r"```python\n(.*?)```", card, re.DOTALL), names)  # noqa: S102
+        assert [picture.size for picture in names["images"]] == [(16, 16), (16, 16)]
+
+    def test_a_saved_pipeline_and_num_images_per_prompt_and_offloading_draw_the_same(
+        self, tmp_path: Path, loaded: Callable[..., ARDPipeline]
+    ) -> None:
+        def images(pipe: ARDPipeline, prompt: str | list[str], **options: Any) -> Tensor:
+            generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+            return pipe(prompt=prompt, generator=generators, output_type="latent", **options).images
+
+        pipe = loaded()
+        wanted = images(pipe, ["a cat", "a cat", "the dog", "the dog"])
+        assert (wanted[1] - images(pipe, "a cat", num_images_per_prompt=4)[1]).abs().max() == 0
+        assert (wanted[2] - images(pipe, "a cat", num_images_per_prompt=4)[2]).abs().max() > 1e-3
+        pipe.save_pretrained(tmp_path / "again")
+        again = ARDPipeline.from_pretrained(tmp_path / "again")
+        again.set_progress_bar_config(disable=True)
+        again.enable_model_cpu_offload(device="cpu")
+        assert torch.equal(images(again, ["a cat", "the dog"], num_images_per_prompt=2), wanted)
+
+    def test_an_encoder_that_computed_in_bfloat16_does_so_again(
+        self, root: Path, prompts: Path, tmp_path: Path, pipeline: Path, made: Made, loaded: Callable[..., ARDPipeline]
+    ) -> None:
+        words = ["text", "encode", "--prompts", prompts, "--encoder", pipeline, "--device", "cpu"]
+        made(*words, "--precision", "bfloat16", "--out", root / "rounded")
+        plain = json.loads((root / "student/config.json").read_text())["text"]
+        text = EncodedText(root / "rounded")
+        reference = dataclasses.asdict(text.reference(seen_from=root / "student"))
+        change(root / "student/config.json", text={**plain, **reference})
+        wanted, exact = text.condition(torch.arange(4)).tokens, EncodedText(root / "text").condition(torch.arange(4))
+        for pipe in (loaded(), ARDPipeline.from_pretrained(tmp_path / "handed/on", dtype=torch.float32)):
+            assert torch.equal(pipe._encoded(PROMPTS).tokens, wanted)
+        assert not torch.equal(exact.tokens, wanted)
+
+    def test_without_an_encoder_it_draws_encoded_prompts_only(
+        self, exporting: list[object], root: Path, tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "no text encoder comes along" in made(*exporting)
+        pipe = ARDPipeline.from_pretrained(tmp_path / "handed/on")
+        pipe.set_progress_bar_config(disable=True)
+        generators = [torch.Generator().manual_seed(seed) for seed in (2, 0)]
+        given = EncodedText(root / "text").condition(torch.tensor([2, 0]))
+        assert torch.equal(pipe(prompt=given, generator=generators, output_type="latent").images, drawn(root, [2, 0]))
+        narrow = padded([torch.zeros(2, 9)], null=torch.zeros(1, 9), length=3)
+        for words, told in (
+            ({"prompt": "a cat"}, "has no text encoder: give one to ard export with --text-encoder"),
+            ({"prompt": []}, "prompt is empty; this student reads text"),
+            ({"class_labels": 1}, "reads text, it has no classes: give prompt in place of class_labels"),
+            ({"prompt": narrow}, "the prompts have text of width 9, and this student reads 10"),
+        ):
+            with pytest.raises(InputError, match=told) as refusal:
+                pipe(**words)
+            assert "\n" not in str(refusal.value)
+        monkeypatch.chdir(tmp_path / "handed")
+        card = (tmp_path / "handed/on/README.md").read_text().replace("FOLDER", str(root / "text"))
+        names: dict[str, Any] = {}
+        exec(*re.findall(r"```python\n(.*?)```", card, re.DOTALL), names)  # noqa: S102
+        assert len(names["images"]) == 2
+
+    def test_an_encoder_that_does_not_fit_the_student_is_refused(
+        self, exporting: list[object], tmp_path: Path, made: Made, make_carded_student: Callable[..., Any]
+    ) -> None:
+        made(*exporting)
+        student = ARDPipeline.from_pretrained(tmp_path / "handed/on").student
+        encoder = SimpleNamespace(config=SimpleNamespace(d_model=9))
+        with pytest.raises(InputError, match="makes text of width 9, and the student reads 10"):
+            _check_text(student, encoder, object(), 3)
+        with pytest.raises(InputError, match="needs its tokenizer and max_tokens"):
+            _check_text(student, encoder, None, 3)
+        with pytest.raises(InputError, match="knows classes, no text: leave out the text encoder"):
+            _check_text(student_model(*make_carded_student()), encoder, object(), 3)
+
+    def test_prompts_that_are_elsewhere_give_no_samples(
+        self, exporting: list[object], root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        (root / "text").rename(root / "moved")
+        assert "no samples are drawn: the prompts that" in made(*exporting, "--text-encoder", pipeline)
+        assert not (tmp_path / "handed/on/samples.png").exists()
+        assert "is there already" in made(*exporting, "--text-encoder", pipeline)
+
+    def test_an_encoder_that_is_not_the_students_is_refused(
+        self, exporting: list[object], toys: Path, tmp_path: Path, pipeline: Path, refused: Refused
+    ) -> None:
+        save_encoder(tmp_path / "other", tmp_path / "other", seed=1)
+        line = refused(*exporting, "--text-encoder", tmp_path / "other")
+        assert "read up to 120 tokens, is not the text encoder that" in line
+        line = refused(*exporting, "--text-encoder", pipeline, "--max-tokens", 60)
+        assert "read up to 60 tokens, is not the text encoder that" in line
+        line = refused(*exporting, "--text-encoder", toys / "teacher")
+        assert "--text-encoder takes a folder of the type t5" in line
+        assert "--max-tokens 60 has no meaning without --text-encoder" in refused(*exporting, "--max-tokens", 60)
+        classes = ["export", "--student", toys / "student", "--out", tmp_path / "new", "--device", "cpu"]
+        assert "classes; leave it out" in refused(*classes, "--text-encoder", pipeline)
 
 
 def drawn(root: Path, numbers: list[int]) -> Tensor:

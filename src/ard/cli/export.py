@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
+from ard.export import Export as Plan
 from ard.export import export_identity, is_exported, make_pipeline, plan_export, write_export
 
 
@@ -17,6 +18,7 @@ class Export:
         ard export --student runs/ard --out digits-ard
         ard export --student runs/ard --metrics runs/metrics.json --license apache-2.0 --out digits-ard
         ard export --student runs/dit-ard --vae sd-vae-ft-ema --license cc-by-nc-4.0 --samples 32 --out dit-ard
+        ard export --student runs/pixart-ard --text-encoder PixArt-XL-2-512x512 --out pixart-ard
     """
 
     student: Path
@@ -25,6 +27,11 @@ class Export:
     """Folder to write; its name is the model card's title."""
     vae: Path | None = None
     """A local folder of diffusers' AutoencoderKL, for students of latents; None: the one that the teacher came with."""
+    text_encoder: Path | None = None
+    """For students that read text: what ard text encode --encoder took. None: none comes along, and the pipeline draws
+    encoded prompts only."""
+    max_tokens: int | None = None
+    """With --text-encoder: the --max-tokens of ard text encode; None: what the prompts or the pipeline say."""
     metrics: Path | None = None
     """What ard evaluate --json wrote; the student's numbers go into the model card."""
     license: str = ""
@@ -43,6 +50,8 @@ class Export:
             self.student,
             title=self.out.resolve().name,
             vae=self.vae,
+            text_encoder=self.text_encoder,
+            max_tokens=self.max_tokens,
             metrics=self.metrics,
             license_name=self.license,
             num_samples=self.samples,
@@ -55,4 +64,12 @@ class Export:
         if is_there:
             return print(f"export {self.out} is there already")
         write_export(self.out, export, pipeline, device)
+        self._tell_about_text(export)
         print(f"export {self.out}: load it with ARDPipeline.from_pretrained({str(self.out)!r})")
+
+    def _tell_about_text(self, export: Plan) -> None:
+        """What the folder lacks of a student's text."""
+        if export.text and export.text.encoder is None:
+            print("no text encoder comes along, so the pipeline draws encoded prompts only; give one: --text-encoder")
+        if export.text and export.text.prompts is None and self.samples:
+            print(f"no samples are drawn: the prompts that {self.student} learned from are not where it says")

@@ -50,10 +50,12 @@ class TextEncoderCard:
         return fingerprint_of([*hashes, self.max_tokens, self.precision])
 
 
-def find_text_encoder(folder: Path, *, max_tokens: int | None, precision: EncoderPrecision) -> TextEncoderCard:
+def find_text_encoder(
+    folder: Path, *, max_tokens: int | None, precision: EncoderPrecision, option: str = OPTION
+) -> TextEncoderCard:
     """The encoder in `folder`, which holds one with its tokenizer, or is a pipeline's; InputError when there is none.
 
-    `max_tokens` is None for as many as the pipeline reads.
+    `max_tokens` is None for as many as the pipeline reads, `option` is what the user gave the folder with.
     """
     index = folder / "model_index.json"
     parts = (folder / "text_encoder", folder / "tokenizer") if index.is_file() else (folder, folder)
@@ -65,31 +67,42 @@ def find_text_encoder(folder: Path, *, max_tokens: int | None, precision: Encode
             "300 for -Sigma"
         )
     require_at_least(1, {"max_tokens": max_tokens})
-    check_pretrained(parts[0], KINDS, OPTION)
+    check_pretrained(parts[0], KINDS, option)
     if not parts[1].is_dir():
-        raise InputError(f"{parts[1]} does not exist; {OPTION} takes a folder with a tokenizer too")
+        raise InputError(f"{parts[1]} does not exist; {option} takes a folder with a tokenizer too")
     return TextEncoderCard(folder=parts[0], tokenizer=parts[1], max_tokens=max_tokens, precision=precision)
 
 
 @contextmanager
 def text_encoder(card: TextEncoderCard, device: torch.device) -> Iterator[Encode]:
     """The encoder, loaded; at the end of the block its memory is free again, whoever still holds it."""
-    tokenizer = load_tokenizer(card.tokenizer, option=OPTION, extra=EXTRA)
-    model = load_pretrained(
-        card.folder,
-        choose=lambda package: package.T5EncoderModel,
-        kinds=KINDS,
-        option=OPTION,
-        extra=EXTRA,
-        device=device,
-        dtype=getattr(torch, card.precision),
-    )
+    model, tokenizer = load_text_encoder(card, device)
     try:
-        yield lambda texts: _encoded(model, tokenizer, texts, card.max_tokens, device)
+        yield encoding(model, tokenizer, max_tokens=card.max_tokens, device=device)
     finally:
         model.to("meta")
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def load_text_encoder(card: TextEncoderCard, device: torch.device, *, option: str = OPTION) -> tuple[Any, Any]:
+    """The encoder's network and its tokenizer."""
+    tokenizer = load_tokenizer(card.tokenizer, option=option, extra=EXTRA)
+    model = load_pretrained(
+        card.folder,
+        choose=lambda package: package.T5EncoderModel,
+        kinds=KINDS,
+        option=option,
+        extra=EXTRA,
+        device=device,
+        dtype=getattr(torch, card.precision),
+    )
+    return model, tokenizer
+
+
+def encoding(model: Any, tokenizer: Any, *, max_tokens: int, device: torch.device) -> Encode:
+    """What encodes texts with this network and its tokenizer."""
+    return lambda texts: _encoded(model, tokenizer, texts, max_tokens, device)
 
 
 @torch.no_grad()
