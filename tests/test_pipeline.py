@@ -297,8 +297,8 @@ class TestFolder:
 
     def test_diffusers_knows_the_type_of_everything_that_it_loads(self) -> None:
         """It complains at every load about a type that it does not know, such as a Literal."""
-        known = set(ARDPipeline._get_signature_types())
-        assert known | {"id2label"} == inspect.signature(ARDPipeline).parameters.keys()
+        types = ARDPipeline._get_signature_types()
+        assert not [name for name, kinds in types.items() if inspect.Signature.empty in kinds]
 
     def test_the_student_is_a_model_of_its_own(
         self, make_pipeline: MakePipeline, reloaded: Callable[..., ARDPipeline], tmp_path: Path
