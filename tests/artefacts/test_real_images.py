@@ -223,7 +223,7 @@ class TestCache:
 
 def manifest_of(teacher: Path) -> Manifest:
     """What the online trajectories of a teacher are."""
-    config = OnlineConfig(num_teacher_steps=4)
+    config = OnlineConfig(num_teacher_steps=12)
     return plan_online(teacher, teacher, load_teacher(teacher, CPU), config, batch_size=4, iterations=4, seed=0)
 
 
@@ -231,8 +231,8 @@ def source_of(manifest: Manifest) -> OnlineTrajectories:
     def nobody() -> Any:
         return pytest.fail("no trajectory is needed")
 
-    config = OnlineConfig(num_teacher_steps=4)
-    return OnlineTrajectories(nobody, manifest, config, state=StateKind.X_T, grid=(0, 2, 4), device=CPU)
+    config = OnlineConfig(num_teacher_steps=12)
+    return OnlineTrajectories(nobody, manifest, config, state=StateKind.X_T, grid=(0, 6, 12), device=CPU)
 
 
 class TestDistill:
