@@ -221,9 +221,10 @@ class Distill:
         self, student: Student, source: TrajectorySource, supply: Supply, real: RealSource | RealSet
     ) -> tuple[Callable[[int], Tensor], Companion]:
         """The loss of each update, R or R + D, and what is trained or measured beside the student."""
-        companion: Companion = Alone()
-        loss_at = distill_loss(student, source, self.train, self.distill)
-        if self.adversarial:
+        companion: Companion
+        if not self.adversarial:
+            loss_at, companion = distill_loss(student, source, self.train, self.distill), Alone()
+        else:
             seed, frozen = self.train.seed, supply.frozen
             real_at = real_samples(real, source, frozen.data, seed=seed)
             probe = probe_from(source, supply.device)

@@ -5,9 +5,8 @@ from typing import Any
 
 from ard.analysis.latency import machine_facts
 from ard.bench.collecting import ways
-from ard.bench.contenders import random_batch, random_network, require_equal
-from ard.bench.measure import Timed
-from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell
+from ard.bench.contenders import random_batch, random_network
+from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell, timed_alike
 from ard.cli.options import print_plan
 from ard.devices import resolve_device
 from ard.errors import require_at_least
@@ -43,12 +42,5 @@ class CollectBench(NetworkBench):
             size: ways(names, network, random_batch(config, size, device), num_teacher_steps=self.num_teacher_steps)
             for size in batches
         }
-        for one in made.values():
-            require_equal(one, tolerance=1e-4 if device.type == "cpu" else 2e-2)
-        ceilings = ceilings_for(config, batches, device)
-        timed = [
-            Timed(name=one.name, batch=size, run=one.run, macs=one.macs * size)
-            for size, group in made.items()
-            for one in group
-        ]
-        return time_and_tell("collect", timed, ceilings, self, device)
+        timed = timed_alike(made, device)
+        return time_and_tell("collect", timed, ceilings_for(config, batches, device), self, device)

@@ -11,6 +11,7 @@ import torch
 from ard.analysis.flops import usual_network
 from ard.analysis.latency import machine_facts
 from ard.bench.ceilings import Ceiling, best_flops, measure_ceilings, product_shapes
+from ard.bench.contenders import Contender, require_equal
 from ard.bench.measure import Timed, measure_rows, plain_rows, ratios, rows_table
 from ard.cli.options import parse_range
 from ard.devices import DeviceName
@@ -86,6 +87,17 @@ def ceilings_for(
     """The machine's rates at the network's own products, and at large square ones."""
     tokens = network.num_tokens * max(batches)
     return measure_ceilings(product_shapes(network, tokens), device=device, dtype=dtype_of(device), rounds=rounds)
+
+
+def timed_alike(made: dict[int, list[Contender]], device: torch.device) -> list[Timed]:
+    """Contenders by their batch size, to be timed; InputError when some that must draw the same images do not."""
+    for group in made.values():
+        require_equal(group, tolerance=1e-4 if device.type == "cpu" else 2e-2)
+    return [
+        Timed(name=one.name, batch=size, run=one.run, macs=one.macs * size)
+        for size, group in made.items()
+        for one in group
+    ]
 
 
 def time_and_tell(

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ard.analysis.latency import machine_facts
-from ard.bench.contenders import Contender, contenders, random_batch, random_network, require_equal
-from ard.bench.measure import Timed
-from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell
+from ard.bench.contenders import contenders, random_batch, random_network
+from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell, timed_alike
 from ard.cli.options import print_plan
 from ard.devices import resolve_device
 from ard.errors import require_at_least
@@ -45,12 +44,5 @@ class LatencyBench(NetworkBench):
             size: contenders(names, network, random_batch(config, size, device), history=self.history)
             for size in batches
         }
-        for one in made.values():
-            require_equal(one, tolerance=1e-4 if device.type == "cpu" else 2e-2)
-        ceilings = ceilings_for(config, batches, device)
-        timed = [_timed(one, size) for size, group in made.items() for one in group]
-        return time_and_tell("latency", timed, ceilings, self, device)
-
-
-def _timed(one: Contender, batch: int) -> Timed:
-    return Timed(name=one.name, batch=batch, run=one.run, macs=one.macs * batch)
+        timed = timed_alike(made, device)
+        return time_and_tell("latency", timed, ceilings_for(config, batches, device), self, device)
