@@ -39,6 +39,10 @@ class Prompts:
         """The same on a device."""
         return Prompts(tokens=send(self.tokens, device), mask=send(self.mask, device), null=send(self.null, device))
 
+    def pin_memory(self) -> "Prompts":
+        """The same in page-locked memory, from which a GPU copies while others compute."""
+        return Prompts(tokens=self.tokens.pin_memory(), mask=self.mask.pin_memory(), null=self.null.pin_memory())
+
 
 Condition: TypeAlias = Labels | Prompts
 

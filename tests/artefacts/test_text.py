@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.condition import padded
+from ard.condition import Prompts, padded
 from ard.errors import InputError, MissingExtraError
 from ard.evaluation.images import LabelSampling, open_student
 from ard.models.student import StateKind
@@ -30,6 +31,9 @@ from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 from ard.text import EncodedText, TextManifest, encode_prompts, text_hash
+from ard.training.collapse import probe_from
+from ard.training.distill import given_by
+from ard.training.loop import TrainConfig
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader
 
@@ -449,6 +453,29 @@ class TestCommands:
         words = ["distill", "--resume-from", root / "student", "--out", tmp_path / "gan"]
         made(*words, "--trajectories", root / "store", *options)
         assert load_card(tmp_path / "gan").adversarial
+
+    def test_what_a_discriminators_student_is_probed_with_shows_its_own_prompts(self, root: Path) -> None:
+        card = load_card(root / "student")
+        reader = TrajectoryReader(root / "store", state=card.student.state, num_steps=card.student.num_steps)
+        probe = probe_from(reader, torch.device("cpu"))
+        assert isinstance(probe.condition, Prompts)
+        assert len(probe.labels) > 1
+        wanted = reader.condition(probe.labels)
+        assert torch.equal(probe.condition.tokens, wanted.tokens)
+        assert torch.equal(probe.condition.mask, wanted.mask)
+
+    def test_prompts_are_read_ahead_with_their_trajectories(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        card = load_card(root / "student")
+        reader = TrajectoryReader(root / "store", state=card.student.state, num_steps=card.student.num_steps)
+        threads, condition = [], reader.condition
+        monkeypatch.setattr(
+            reader, "condition", lambda labels: threads.append(threading.current_thread().name) or condition(labels)
+        )
+        given_at = given_by(reader, TrainConfig(iterations=3, batch_size=2), pin=False)
+        for number in range(3):
+            given = given_at(number)
+            assert len(given.condition) == len(given.states) == 2
+        assert threads == ["ard-read-ahead"] * 3
 
     def test_workers_do_not_change_a_byte(
         self, root: Path, made: Made, contents: Callable[[Path], dict[str, bytes]]

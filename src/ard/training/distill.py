@@ -22,8 +22,8 @@ from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import trained_parameters
 from ard.trajectories.ahead import ReadAhead
 from ard.trajectories.reader import TrajectoryReader
-from ard.trajectories.source import TrajectoryBatch, TrajectorySource
-from ard.types import States
+from ard.trajectories.source import TrajectorySource
+from ard.types import States, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,13 @@ class DistillConfig:
         return self.own_history * min(1.0, step / ramp if ramp else 1.0)
 
 
+class Given(NamedTuple):
+    """The trajectories of a pass, and what they show, on the CPU."""
+
+    states: Trajectory
+    condition: Condition
+
+
 class Pass(NamedTuple):
     """One update's forward pass: what the student was given, what it predicts and what the teacher has there."""
 
@@ -95,14 +102,13 @@ def student_pass(
     The passes cut the same endless stream of trajectories as the updates do, into smaller parts.
     """
     device = student.step_embedding.device
-    batch_at = batches_of(source, config, pin=device.type == "cuda")
+    given_at = given_by(source, config, pin=device.type == "cuda")
 
     def pass_at(number: int) -> Pass:
         step, part = divmod(number, config.accumulate)
-        batch = batch_at(number)
+        given = given_at(number)
         # The stored precision travels and is widened on the device.
-        states = send(batch.states, device).float()
-        condition = to_device(source.condition(batch.labels), device)
+        states, condition = send(given.states, device).float(), to_device(given.condition, device)
         inputs, targets = states[:, :-1], states[:, 1:]
         share = distill.own_history_at(step, config.iterations)
         with autocast(device):
@@ -116,8 +122,8 @@ def student_pass(
     return pass_at
 
 
-def batches_of(source: TrajectorySource, config: TrainConfig, *, pin: bool) -> Callable[[int], TrajectoryBatch]:
-    """The trajectories of pass `number`, checked; those of a store in its precision and read ahead.
+def given_by(source: TrajectorySource, config: TrainConfig, *, pin: bool) -> Callable[[int], Given]:
+    """What pass `number` is given, checked; from a store in its precision and read ahead, the prompts too.
 
     A teacher at work is not asked ahead: it computes on the device that the student needs.
     """
@@ -125,12 +131,13 @@ def batches_of(source: TrajectorySource, config: TrainConfig, *, pin: bool) -> C
     def order(length: int, number: int) -> Tensor:
         return batch_ids(length, seed=config.seed, step=number, batch=config.pass_size)
 
-    def batch_at(number: int) -> TrajectoryBatch:
-        return source.batch_at(number, order)
+    def given_at(number: int) -> Given:
+        batch = source.batch_at(number, order)
+        return Given(batch.states, source.condition(batch.labels))
 
     if not isinstance(source, TrajectoryReader):
-        return batch_at
-    return ReadAhead(batch_at, end=config.iterations * config.accumulate, pin=pin)
+        return given_at
+    return ReadAhead(given_at, end=config.iterations * config.accumulate, pin=pin)
 
 
 def mix_in_own_history(

@@ -3,24 +3,24 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from ard.trajectories.source import TrajectoryBatch
+Batch = TypeVar("Batch", bound=tuple[Any, ...])  # A named tuple of what can be pinned: tensors, prompts.
 
 
-class ReadAhead:
+class ReadAhead(Generic[Batch]):
     """Batches by their number, read one ahead of the one that was asked for, up to number `end`.
 
     Each is read by a thread of its own, which ends with it: nothing is to be closed. What goes wrong is raised where
     the batch is asked for. Which thread reads changes no bit.
     """
 
-    def __init__(self, read: Callable[[int], TrajectoryBatch], *, end: int, pin: bool) -> None:
+    def __init__(self, read: Callable[[int], Batch], *, end: int, pin: bool) -> None:
         """`pin` puts batches into page-locked memory, from which a GPU copies while others compute."""
         self._read, self._end, self._pin = read, end, pin
         self._next: _Reading | None = None
 
-    def __call__(self, number: int) -> TrajectoryBatch:
+    def __call__(self, number: int) -> Batch:
         """Batch `number`."""
         reading = self._next if self._next and self._next.number == number else self._start(number)
         batch = reading.batch.result()
@@ -32,10 +32,10 @@ class ReadAhead:
         threading.Thread(target=self._fill, args=reading, name="ard-read-ahead").start()
         return reading
 
-    def _fill(self, number: int, batch: "Future[TrajectoryBatch]") -> None:
+    def _fill(self, number: int, batch: "Future[Batch]") -> None:
         try:
             found = self._read(number)
-            batch.set_result(TrajectoryBatch(*(one.pin_memory() for one in found)) if self._pin else found)
+            batch.set_result(type(found)(*(one.pin_memory() for one in found)) if self._pin else found)
         except BaseException as error:  # noqa: BLE001 raised again where the batch is asked for
             batch.set_exception(error)
 
@@ -44,4 +44,4 @@ class _Reading(NamedTuple):
     """A batch that a thread is reading."""
 
     number: int
-    batch: "Future[TrajectoryBatch]"
+    batch: "Future[Any]"
