@@ -27,6 +27,7 @@ MakeAutoencoder = Callable[..., Path]
 def decoded_by_diffusers(folder: Path, latents: Tensor) -> Tensor:
     """What a pipeline of diffusers does with scaled latents."""
     network = diffusers.AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
+    network.requires_grad_(requires_grad=False)  # On some CPUs kernels are chosen by it, and round otherwise.
     shift = network.config.shift_factor
     latents = latents / network.config.scaling_factor
     return network.decode(latents if shift is None else latents + shift).sample

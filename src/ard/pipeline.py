@@ -124,6 +124,8 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         _check_text(student, text_encoder, tokenizer, max_tokens)
         if text_encoder and text_precision == "bfloat16":
             text_encoder.to(torch.bfloat16)  # Saved so; how it is loaded depends on the version of transformers.
+        for part in filter(None, (student, vae, text_encoder)):
+            part.requires_grad_(requires_grad=False)  # Kernels are chosen by it on some CPUs, and round otherwise.
         self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer, student=student, vae=vae)
         self.register_to_config(id2label=dict(id2label or {}))
         if text_encoder:

@@ -180,7 +180,8 @@ class TestMetrics:
         found = measure(
             samples, reference, metrics, [inception.network], settings=Settings(), batch_size=batch_size
         ).metrics
-        assert found == pytest.approx(wanted, rel=1e-4)
+        # Products round by where rows lie in memory; the spread of one subset that is all pictures is rounding alone.
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-9)
 
 
 class TestReference:
@@ -206,9 +207,9 @@ class TestReference:
         reference = read_reference(tmp_path / "ref.npz")
         assert reference.images is not None
         spread = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]
-        assert torch.equal(all_of(reference.images, Feature.CLIP), all_of(real, Feature.CLIP)[spread])
+        torch.testing.assert_close(all_of(reference.images, Feature.CLIP), all_of(real, Feature.CLIP)[spread])
         wanted = moments_of(all_of(real, Feature.DINOV2))
-        torch.testing.assert_close(reference.stored[Feature.DINOV2].covariance, wanted.covariance)
+        torch.testing.assert_close(reference.stored[Feature.DINOV2].covariance, wanted.covariance, rtol=1e-5, atol=1e-5)
         assert reference.facts["made_by"]["images"]["num"] == 30
 
     def test_stored_statistics_are_used_and_the_pictures_left_alone(self, array_file: ArrayFile, dinov2: Cheap) -> None:
