@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= --out runs/demo
 
-.PHONY: help setup demo test lint types format clean
+.PHONY: help setup demo test test-all lint types format clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(VENV)/ready ## make .venv with the pinned versions
 
@@ -23,7 +23,10 @@ $(VENV)/ready: requirements.txt pyproject.toml
 demo: setup ## the whole pipeline on the embedded digits, with a report
 	$(BIN)/ard demo $(DEMO)
 
-test: setup ## the tests, in two processes
+test: setup ## the quick tests, in two processes
+	$(BIN)/pytest --numprocesses 2 -m "not slow"
+
+test-all: setup ## every test
 	$(BIN)/pytest --numprocesses 2
 
 lint: setup ## style and formatting
