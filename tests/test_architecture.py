@@ -23,7 +23,7 @@ ROWS: tuple[set[str], ...] = (
     {"models"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
-    {"losses", "sampling", "pictures", "latents"},
+    {"losses", "sampling", "pictures", "latents", "decoding"},
     {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures", "model_card"},
