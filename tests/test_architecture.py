@@ -18,7 +18,8 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"files", "config", "devices", "progress", "processes", "distributed", "seeds", "offline"},
+    {"files", "config", "progress", "processes", "ranks", "seeds", "offline"},
+    {"devices", "distributed"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
     {"models"},
     {"teacher", "datasets", "text"},
