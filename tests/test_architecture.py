@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
+    {"extras", "files", "config", "devices", "progress", "processes", "distributed", "seeds"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
     {"models"},
     {"teacher", "datasets", "text"},
@@ -39,7 +39,6 @@ ROWS: tuple[set[str], ...] = (
 OPTIONAL = {
     "sklearn": "datasets.digits",
     "matplotlib": "figures",
-    "torch_fidelity": "evaluation.features.inception",
     "transformers": "models.huggingface",
     "diffusers": "models.autoencoder, pipeline",
     "datasets": "datasets.from_disk",

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 
 
 def open_from_disk(folder: Path) -> Any:
@@ -27,10 +28,8 @@ def open_from_disk(folder: Path) -> Any:
 def _datasets() -> Any:
     """The package, told to stay offline before it is read for the first time."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    try:
+    with importing("datasets", "data"):
         import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", "data") from None
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity_error()
     return datasets

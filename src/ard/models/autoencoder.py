@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ard.config import from_plain, to_plain
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.files import read_json
 from ard.types import Latents
 
@@ -211,9 +212,7 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
 def _diffusers() -> Any:
     """The package, told to stay offline before it is read for the first time."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with importing("diffusers", "latent"):
         import diffusers
-    except ImportError:
-        raise MissingExtraError("diffusers", "latent") from None
     diffusers.utils.logging.set_verbosity_error()
     return diffusers

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from ard.errors import InputError, MissingExtraError
+from ard.extras import importing
 from ard.files import read_json, sha256_of
 
 SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
@@ -31,7 +32,9 @@ def load_pretrained(
     be drawn at random).
     """
     check_pretrained(folder, kinds, option)
-    network = choose(_transformers(extra))
+    package = _transformers(extra)
+    with importing("transformers", extra):  # It imports its parts when they are asked for.
+        network = choose(package)
     try:
         model, found = network.from_pretrained(
             folder,
@@ -90,10 +93,8 @@ def check_pretrained(folder: Path, kinds: tuple[str, ...], option: str) -> None:
 def _transformers(extra: str) -> Any:
     """The package, told to stay offline before it is read for the first time."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with importing("transformers", extra):
         import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", extra) from None
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers

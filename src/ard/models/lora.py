@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.models.student import Student
 from ard.models.transformer import Backbone, Transformer
 from ard.models.weights import StateDict
@@ -67,8 +68,6 @@ def _draw(parameter: Tensor, generator: torch.Generator) -> None:
 def _peft() -> Any:
     """The package, told to stay offline before it is read for the first time."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with importing("peft", "lora"):
         import peft
-    except ImportError:
-        raise MissingExtraError("peft", "lora") from None
     return peft
