@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds"},
     {"models"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
