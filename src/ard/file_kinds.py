@@ -50,11 +50,15 @@ def kind_of_weights(path: Path) -> WeightsKind:
         return WeightsKind.SAFETENSORS
     if head.startswith(b"PK\x03\x04"):
         if not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is damaged: it is cut off, its end is not there; fetch or copy it again")
+            raise InputError(
+                f"{path} is damaged or half-written: it is cut off, its end is not there; fetch or copy it again"
+            )
         return WeightsKind.ZIP
     if re.match(rb"\x80[\x02-\x05]", head):
         return WeightsKind.PICKLE
-    raise InputError(f"{path} is damaged, or no file of weights: neither safetensors nor what torch.save writes")
+    raise InputError(
+        f"{path} is damaged or half-written, or no file of weights: neither safetensors nor what torch.save writes"
+    )
 
 
 def weight_files(folder: Path, stems: tuple[str, ...] = (DIFFUSERS_STEM,)) -> WeightFiles:
@@ -101,7 +105,7 @@ def _parts(index: Path) -> tuple[Path, ...]:
 def _taken_for_weights(head: bytes) -> str | None:
     """What a file with these first bytes is, where it was fetched in place of weights; None for anything else."""
     if not head:
-        return "empty; fetch or copy it again"
+        return "damaged or half-written: it is empty; fetch or copy it again"
     if head.startswith(b"version https://git-lfs.github.com"):
         return "a git-LFS pointer, which stands for a file: fetch the file itself, with git lfs pull"
     if re.match(rb"\s*<(!doctype|html|head|\?xml|!--)", head, re.IGNORECASE):
