@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
+    {"files", "config", "devices", "progress", "processes", "distributed", "seeds", "offline"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds"},
     {"models"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},

@@ -1,12 +1,13 @@
 """Hugging Face data sets that were saved to a folder; nothing is downloaded."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from ard.errors import InputError, MissingExtraError
+from ard.offline import offline, quietly
 
 
+@offline()
 def open_from_disk(folder: Path) -> Any:
     """The data set that `save_to_disk` wrote to `folder`; InputError for another folder and for one of several splits.
 
@@ -14,7 +15,8 @@ def open_from_disk(folder: Path) -> Any:
     """
     datasets = _datasets()
     try:
-        found = datasets.load_from_disk(str(folder))
+        with quietly():
+            found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{folder} is no data set that datasets saved to disk: {reason}") from None
@@ -25,12 +27,8 @@ def open_from_disk(folder: Path) -> Any:
 
 
 def _datasets() -> Any:
-    """The package, told to stay offline before it is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
         import datasets
     except ImportError:
         raise MissingExtraError("datasets", "data") from None
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity_error()
     return datasets

@@ -1,7 +1,6 @@
 """LoRA (Hu et al., 2022): a student that learns low-rank changes of its teacher's blocks, W + alpha / rank B A."""
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,13 @@ from ard.errors import InputError, MissingExtraError
 from ard.models.student import Student
 from ard.models.transformer import Backbone, Transformer
 from ard.models.weights import StateDict
+from ard.offline import offline
 
 ADAPTED = ["qkv", "q", "kv", "proj", "fc1", "fc2"]  # Of DiT and PixArt: the linear layers of attentions and MLP.
 BASE, A, B = "base_layer.", "lora_A.default.weight", "lora_B.default.weight"  # As peft names them.
 
 
+@offline()
 def add_adapters(student: Student, *, rank: int, alpha: float, generator_of: Callable[[str], torch.Generator]) -> None:
     """Freeze the teacher's network and give its blocks adapters; MissingExtraError without the package.
 
@@ -65,8 +66,6 @@ def _draw(parameter: Tensor, generator: torch.Generator) -> None:
 
 
 def _peft() -> Any:
-    """The package, told to stay offline before it is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import peft
     except ImportError:
