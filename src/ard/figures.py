@@ -181,6 +181,9 @@ def require_matplotlib() -> None:
 
 def _draw(axes: Any, panel: Panel, *, whole_x: bool) -> None:
     """The curves of one panel with their ranges and the floor."""
+    upwards = [y for curve in panel.curves for y in (*curve.y, *curve.low, *curve.high)]
+    _keep_open(axes, "x", [x for curve in panel.curves for x in curve.x])
+    _keep_open(axes, "y", [*upwards, *([panel.floor[1]] if panel.floor else [])])
     for curve in panel.curves:
         colour = COLOURS[curve.style % len(COLOURS)]
         axes.plot(
@@ -206,6 +209,20 @@ def _draw(axes: Any, panel: Panel, *, whole_x: bool) -> None:
     axes.grid(visible=True, which="major", alpha=0.3)
     if whole_x:
         axes.set_xticks(sorted({x for curve in panel.curves for x in curve.x}))
+
+
+def _keep_open(axes: Any, name: str, values: Sequence[float]) -> None:
+    """Give a logarithmic axis limits where matplotlib finds none: all values alike, or none of them positive.
+
+    Before anything is drawn, because afterwards matplotlib looks for its own limits first.
+    """
+    if getattr(axes, f"get_{name}scale")() != "log":
+        return
+    shown = [value for value in values if math.isfinite(value) and value > 0]
+    if not shown:
+        axes.set(**{f"{name}scale": "linear"})
+    elif max(shown) < 1.001 * min(shown):
+        axes.set(**{f"{name}lim": (min(shown) / 2, max(shown) * 2)})
 
 
 def _svg(figure: Any) -> str:
