@@ -212,12 +212,15 @@ def test_an_index_that_lies_is_told(autoencoder_folder: Path, tmp_path: Path) ->
     index = tmp_path / "vae/diffusion_pytorch_model.safetensors.index.json"
     whole = read_json(index)
     for weight_map, told in (
-        (None, "weight_map is to name a file beside it"),
-        ({}, "weight_map is to name a file beside it"),
-        ([], "weight_map is to name a file beside it"),
-        ({"a": 3}, "weight_map is to name a file beside it"),
-        ({"a": "../../etc/passwd"}, "weight_map is to name a file beside it"),
-        ({"a": "missing.safetensors"}, "lacks missing.safetensors, which its index names"),
+        (None, "weight_map names a file beside it"),
+        ({}, "weight_map names a file beside it"),
+        ([], "weight_map names a file beside it"),
+        ({"a": 3}, "weight_map names a file beside it"),
+        ({"a": "../../etc/passwd"}, "weight_map names a file beside it"),
+        (
+            {"a": "missing.safetensors"},
+            "lacks missing.safetensors, which diffusion_pytorch_model.safetensors.index.json names",
+        ),
     ):
         write_json(index, {**whole, "weight_map": weight_map})
         with pytest.raises(InputError, match=told):

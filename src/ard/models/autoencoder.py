@@ -14,9 +14,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ard.config import from_plain, later, to_plain
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
+from ard.file_kinds import DIFFUSERS_STEM, WeightFiles
 from ard.files import read_json, sha256_of
-from ard.models.pretrained_folder import BAD_FILES, DIFFUSERS, WeightFiles, component_folder, find_weights, first_line
+from ard.models.pretrained_folder import BAD_FILES, component_folder, find_weights, first_line, telling
 from ard.offline import offline, quietly
 from ard.types import Latents
 
@@ -157,7 +159,7 @@ def read_autoencoder(given: Path) -> AutoencoderCard:
         downsampling=2 ** (len(known.block_out_channels) - 1),
         scale=LatentScale(scaling_factor=known.scaling_factor, shift_factor=known.shift_factor or 0.0),
         picture_size=known.sample_size if "sample_size" in config else None,
-        weights=find_weights(folder, DIFFUSERS, option=OPTION),
+        weights=find_weights(folder, (DIFFUSERS_STEM,)),
     )
 
 
@@ -178,8 +180,7 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
             network, found = diffusers.AutoencoderKL.from_pretrained(
                 card.folder,
                 local_files_only=True,
-                variant=card.weights.variant,
-                use_safetensors=card.weights.safetensors,
+                **telling(card.weights),
                 low_cpu_mem_usage=False,  # True needs one more package.
                 ignore_mismatched_sizes=True,  # They are told below, in one line.
                 output_loading_info=True,
@@ -247,8 +248,6 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
 
 
 def _diffusers() -> Any:
-    try:
+    with importing("diffusers", "latent"):
         import diffusers
-    except ImportError:
-        raise MissingExtraError("diffusers", "latent") from None
     return diffusers
