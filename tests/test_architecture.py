@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).parents[1]
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
-    {"models"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "marks"},
+    {"models", "outputs"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
     {"losses", "sampling", "pictures", "latents"},
