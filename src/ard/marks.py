@@ -6,6 +6,7 @@ place for it: they are known by a marked file beside them, which is written firs
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,8 @@ from ard.files import read_json
 FIELD = "written_by"
 PROVENANCE = "ard"  # The array of an .npz that holds a JSON text.
 CARRIERS = (".json", ".npz", ".png", ".svg")  # The files that have a place for a mark.
-MAX_TEXT = 1 << 16  # More of a mark is not read.
+MAX_TEXT = 1 << 16  # Bytes; more of a provenance is not read.
+MAX_COMMENT = 200
 
 
 def marked_json(value: Mapping[str, Any], command: str) -> dict[str, Any]:
@@ -31,8 +33,8 @@ def marked_json(value: Mapping[str, Any], command: str) -> dict[str, Any]:
 
 
 def marked_svg(text: str, command: str) -> str:
-    """An SVG element behind the mark."""
-    return f"{_comment(command)}\n{text}"
+    """An SVG element with the mark behind it."""
+    return f"{text.rstrip()}\n{_comment(command)}\n"
 
 
 def png_mark(command: str) -> PngImagePlugin.PngInfo:
@@ -59,8 +61,7 @@ def is_marked(path: Path, command: str) -> bool:
                 with Image.open(path, formats=["PNG"]) as picture:
                     return bool(picture.info.get("Software") == f"ard {command}")
             case ".svg":
-                with path.open("rb") as file:
-                    return file.readline(MAX_TEXT).decode(errors="replace").strip() == _comment(command)
+                return _end_of(path).rstrip().endswith(_comment(command))
     except (InputError, OSError, SyntaxError, ValueError, zipfile.BadZipFile, KeyError, RecursionError):
         return False
     return _has_marked_neighbour(path, command)
@@ -69,6 +70,12 @@ def is_marked(path: Path, command: str) -> bool:
 def _has_marked_neighbour(path: Path, command: str) -> bool:
     near = (one for one in path.parent.iterdir() if one.suffix.lower() in CARRIERS and one.is_file())
     return any(is_marked(one, command) for one in near)
+
+
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(-min(MAX_COMMENT, path.stat().st_size), os.SEEK_END)
+        return file.read().decode(errors="replace")
 
 
 def _comment(command: str) -> str:

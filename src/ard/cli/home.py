@@ -8,7 +8,7 @@ from ard.errors import InputError
 
 
 def at_home(value: Any) -> Any:
-    """A command, or a part of one, with ~ and ~NAME at the start of its paths written out; InputError for a stranger."""
+    """A command, or a part of one, its paths with ~ and ~NAME written out; InputError for a name that nobody has."""
     if isinstance(value, Path):
         return _expanded(value)
     if isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
