@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ard.errors import MissingExtraError
+from ard.extras import importing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's.
 DASHES = ("-", "--", "-.", ":")
@@ -174,11 +174,9 @@ def block_grids(
 
 
 def require_matplotlib() -> None:
-    """MissingExtraError unless matplotlib is installed; a long run asks before it starts."""
-    try:
+    """InputError unless matplotlib can be imported; a long run asks before it starts."""
+    with importing("matplotlib", "demo"):
         import matplotlib as mpl  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "demo") from None
 
 
 def _draw(axes: Any, panel: Panel, *, whole_x: bool) -> None:
@@ -236,11 +234,11 @@ def _svg(figure: Any) -> str:
 
 
 def _pyplot() -> Any:
-    require_matplotlib()
-    import matplotlib as mpl
+    with importing("matplotlib", "demo"):
+        import matplotlib as mpl
 
-    mpl.use("agg")
+        mpl.use("agg")
+        from matplotlib import pyplot as plt
+
     mpl.rcParams.update({"svg.hashsalt": "ard", "svg.fonttype": "none", "font.size": 10})
-    from matplotlib import pyplot as plt
-
     return plt
