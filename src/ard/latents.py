@@ -5,7 +5,6 @@ An encoder gives a distribution per image, and latent diffusion models are train
 """
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from ard.config import differences, fingerprint_of, from_plain, to_plain
 from ard.datasets.picture_set import PictureSet
-from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_json
-from ard.models.autoencoder import Autoencoder, AutoencoderCard
+from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentScale
+from ard.ranks import rank_and_world
 from ard.trajectories.shards import Shard, open_shard, write_shard
 from ard.types import Labels, Latents
 
@@ -48,6 +47,11 @@ class LatentManifest:
     shard_size: int
 
     @property
+    def scale(self) -> LatentScale:
+        """How the latents are scaled."""
+        return LatentScale(scaling_factor=self.scaling_factor, shift_factor=self.shift_factor)
+
+    @property
     def num_shards(self) -> int:
         """How many shard files there are."""
         return -(-self.num // self.shard_size)
@@ -68,13 +72,11 @@ def plan_cache(pictures: PictureSet, card: AutoencoderCard, *, size: int, shard_
     if size % card.downsampling:
         raise InputError(f"size is {size}; the autoencoder needs a multiple of {card.downsampling}")
     side = size // card.downsampling
-    with card.weights.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     return LatentManifest(
         images=pictures.identity,
-        autoencoder=weights,
-        scaling_factor=card.scaling_factor,
-        shift_factor=card.shift_factor,
+        autoencoder=card.sha256,
+        scaling_factor=card.scale.scaling_factor,
+        shift_factor=card.scale.shift_factor,
         size=size,
         shape=(card.latent_channels, side, side),
         class_names=pictures.class_names,

@@ -25,6 +25,7 @@ from ard.diffusion import (
     solver_output,
 )
 from ard.errors import InputError
+from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
@@ -111,6 +112,13 @@ class Teacher:
     hash: str
     cfg_channels: int = -1
     """How many channels its own sampler guides; -1 means all."""
+    imported: "Imported | None" = None
+    """Where it comes from; None for one that was trained here."""
+
+    @property
+    def latents(self) -> LatentScale | None:
+        """How its latents are scaled; None where it makes pictures, or does not say."""
+        return self.imported.scale if self.imported else None
 
     def guided_channels(self, guidance: Guidance) -> int:
         """How many channels `guidance` guides, or -1 for all."""
@@ -214,10 +222,19 @@ class Imported:
     """Where the source's own autoencoder is, seen from the teacher's folder."""
     class_names: tuple[str, ...]
     """By label; empty where the source has none."""
-    shift_factor: float = later(0.0)
-    """Before they are scaled, the autoencoder's latents get so much less."""
+    shift_factor: float | None = later(None)
+    """What is subtracted from the autoencoder's output before it is scaled; None: nothing."""
+    max_tokens: int | None = later(None)
+    """How many tokens of a prompt its pipeline reads; None where the source does not say, or has classes."""
     notes: tuple[str, ...] = later(())
     """What was taken, stripped, assumed or left, in lines for people."""
+
+    @property
+    def scale(self) -> LatentScale | None:
+        """How its latents are scaled; None where the source does not say."""
+        if self.scaling_factor is None:
+            return None
+        return LatentScale(scaling_factor=self.scaling_factor, shift_factor=self.shift_factor or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +275,7 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
     load_weights(network, folder / "model.safetensors")
     identity = teacher_hash(card, network.state_dict())
     cfg_channels = card.imported.cfg_channels if card.imported else -1
-    return Teacher(network.to(device), card.diffusion, card.data, identity, cfg_channels)
+    return Teacher(network.to(device), card.diffusion, card.data, identity, cfg_channels, card.imported)
 
 
 def teacher_hash(card: TeacherCard, weights: StateDict) -> str:
