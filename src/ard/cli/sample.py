@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ard.cli.given import Given, require_beside
 from ard.cli.options import parse_range, parse_seeds, print_plan
 from ard.cli.sample_grid import (
     GridRow,
@@ -103,6 +104,11 @@ class Sample:
         write_atomically(self.out, png_bytes(labelled_sheet([row.label for row in rows], pixels, scale=scale)))
         print(f"samples {self.out}: {len(seeds)} images from each of {len(rows)} models, the same noises for all")
 
+    def refuse_useless(self, given: Given) -> None:
+        """InputError for an option of the teacher's rows where there are none."""
+        if not self.grid:
+            require_beside("--grid", ["teacher", "teacher_rows"], given)
+
     def _refuse_clashes(self) -> None:
         """InputError for options that do not go together."""
         if not self.student:
@@ -113,8 +119,6 @@ class Sample:
             raise InputError(f"--out {self.out}: allowed are a name ending in .png or .npz, or a folder without a dot")
         if len(self.student) > 1 and not self.grid:
             raise InputError(f"--student names {len(self.student)} folders; add --grid for a row each, or name one")
-        if not self.grid and (self.teacher or self.teacher_rows is not TeacherRows.FULL):
-            raise InputError("--teacher and --teacher-rows have no meaning without --grid, which has rows of a teacher")
         if self.teacher and self.teacher_rows is TeacherRows.NONE:
             raise InputError(f"--teacher {self.teacher} has no meaning with --teacher-rows none; leave out one of both")
 
