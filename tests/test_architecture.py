@@ -21,6 +21,7 @@ ROWS: tuple[set[str], ...] = (
     {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
     {"models"},
+    {"sharded"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
     {"losses", "sampling", "pictures", "latents"},

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; InputError when it is missing, damaged, not an object or beyond `parse_json`'s limits."""
+    """The JSON object in `path`; InputError when it is missing, damaged, too large or not an object."""
     value = parse_json(read_whole(path, at_most=MAX_JSON_BYTES), where=str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: a JSON object is expected")
@@ -126,6 +126,21 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def once_per_content(path: Path, wanted: str, check: Callable[[], None]) -> None:
+    """Call `check`, which raises when `path` does not hold what `wanted` stands for.
+
+    Not when it went well in this process before and the file was not written since.
+    """
+    stat = path.stat()
+    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, wanted)
+    if key not in _CHECKED:
+        check()
+        _CHECKED.add(key)
+
+
+_CHECKED: set[tuple[int, int, int, int, str]] = set()
 
 
 def _whole_number(text: str) -> int:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ard.sharded import making
 from ard.trajectories import collect as collecting
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -94,7 +95,7 @@ def test_a_collection_killed_at_each_write_ends_with_the_same_bytes(
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 2, "--out"]
     # Odd calls flush a file that is not yet in its place, even ones its folder after the rename.
     writes = [f"os.fsync:{call}" for call in range(1, 9)]
-    killed([*writes, "ard.trajectories.collect.save_manifest:2"], *arguments, tmp_path / "killed")
+    killed([*writes, "ard.sharded.making.write_record:1"], *arguments, tmp_path / "killed")
     assert len(shards_in(tmp_path / "killed")) == 10, "only the checksums are missing"
     made(*arguments, tmp_path / "killed")
     made(*arguments, tmp_path / "whole")
@@ -152,9 +153,9 @@ class Overlap:
         self.solved = 0
         self.written: list[int] = []
         self.second_is_solved = threading.Event()
-        self.solve, self.write = collecting._solve_shard, collecting.write_shard
+        self.solve, self.write = collecting._solve_shard, making.write_shard
         monkeypatch.setattr(collecting, "_solve_shard", self.watch_solve)
-        monkeypatch.setattr(collecting, "write_shard", self.watch_write)
+        monkeypatch.setattr(making, "write_shard", self.watch_write)
 
     def watch_solve(self, *arguments: Any) -> Any:
         self.solved += 1
@@ -190,7 +191,7 @@ def test_a_full_disk_ends_the_work_with_one_line_and_no_further_shard(
 ) -> None:
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 4, "--out"]
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "write_shard", full_from_the_second_on(collecting.write_shard))
+        patch.setattr(making, "write_shard", full_from_the_second_on(making.write_shard))
         line = complaint(*arguments, tmp_path / "store")
     assert "No space left on device: " in line
     assert "traj-000001.safetensors" in line

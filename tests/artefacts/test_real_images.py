@@ -22,6 +22,7 @@ from ard.models.autoencoder import load_autoencoder
 from ard.models.student import StateKind
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.pictures import to_pixels
+from ard.sharded.shard import write_shard
 from ard.students import load_card
 from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
 from ard.training.adversarial import RealSource, real_samples
@@ -30,7 +31,6 @@ from ard.training.randomness import generator_for
 from ard.training.real_set import open_real_set
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online
-from ard.trajectories.shards import write_shard
 
 CPU = torch.device("cpu")
 NUM = 30  # Pictures.
@@ -142,7 +142,7 @@ class TestCache:
         torch.testing.assert_close(drawn, wanted, rtol=2e-3, atol=2e-3)
         assert torch.equal(found.labels, torch.arange(10) // 2)
         assert found.manifest.scaling_factor == 0.18215
-        assert len(found.shards) == 3
+        assert len(found.shards.shards) == 3
 
     def test_it_does_not_depend_on_how_many_pictures_are_in_memory(
         self,
@@ -190,7 +190,7 @@ class TestCache:
             write_shard(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr("ard.latents.write_shard", interrupted)
+            patch.setattr("ard.sharded.making.write_shard", interrupted)
             assert command(*options).returncode == 130
         first = (out / "latents-000000.safetensors").stat().st_mtime_ns
         made(*options)
@@ -349,7 +349,7 @@ class TestRefusals:
         shard = damaged / "latents-000001.safetensors"
         shard.write_bytes(shard.read_bytes()[:-5])
         line = refused(*stage(online(latent_teacher), damaged, tmp_path / "new"))
-        assert "latents-000001.safetensors is missing or damaged; delete it and run the same ard images cache" in line
+        assert "latents-000001.safetensors is damaged: its size does not match its header; run the same ard images cache" in line
 
     def test_an_incomplete_cache(
         self, cache: Path, latent_teacher: Path, tmp_path: Path, refused: Callable[..., str]

@@ -30,7 +30,7 @@ from ard.prompts import MAX_CHARACTERS, read_prompts
 from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
-from ard.text import EncodedText, TextManifest, encode_prompts, text_hash
+from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
 from ard.training.collapse import probe_from
 from ard.training.distill import given_by
 from ard.training.loop import TrainConfig
@@ -262,7 +262,7 @@ class TestEncode:
         asked: list[list[str]] = []
         before = (text / "text-000000.safetensors").read_bytes()
         (text / "text-000000.safetensors").write_bytes(before[:100])
-        opened = TextManifest(**json_without_schema(text / "text.json"))
+        opened = load_text_manifest(text)[0]
 
         def encode(texts: Any) -> list[Tensor]:
             asked.append(list(texts))
@@ -295,10 +295,10 @@ class TestEncode:
         other = tmp_path / "other"
         save_encoder(other, other, seed=1)
         words = ["--encoder", other, "--max-tokens", 120, "--out", text]
-        assert "holds text of another encoder" in refused(*encode_options, *words)
-        assert "holds text of another encoder" in refused(*encode_options, "--max-tokens", 60, "--out", text)
+        assert "holds other encoded prompts (encoder " in refused(*encode_options, *words)
+        assert "holds other encoded prompts (encoder " in refused(*encode_options, "--max-tokens", 60, "--out", text)
         prompts.write_text("a cat\n")
-        assert "holds 4 other prompts" in refused(*encode_options, "--out", text)
+        assert "holds other encoded prompts (prompts ['A red cat', " in refused(*encode_options, "--out", text)
         assert "holds other files and no text.json" in refused(*encode_options, "--out", other)
 
     def test_a_full_disk_is_told_in_one_line_and_the_command_goes_on_later(
