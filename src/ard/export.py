@@ -21,6 +21,7 @@ from ard.model_card import CARD, SHEET, About, model_card
 from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_autoencoder
 from ard.models.text_encoder import load_text_encoder
 from ard.models.weights import fingerprint
+from ard.offline import offline, quietly
 from ard.pictures import save_pixels
 from ard.students import StudentCard, load_card, load_student
 from ard.teacher import TeacherCard, load_teacher_card
@@ -44,6 +45,7 @@ class Export:
     num_samples: int
 
 
+@offline()
 def plan_export(
     student: Path,
     *,
@@ -103,6 +105,7 @@ def is_exported(out: Path, identity: dict[str, Any]) -> bool:
     return False
 
 
+@offline()
 def make_pipeline(export: Export) -> Any:
     """The ARDPipeline, on the CPU and in float32."""
     cpu, module = torch.device("cpu"), _pipeline_module()
@@ -134,12 +137,13 @@ def export_identity(export: Export, pipeline: Any) -> dict[str, Any]:
     }
 
 
+@offline()
 def write_export(out: Path, export: Export, pipeline: Any, device: torch.device) -> None:
     """Publish the pipeline's folder, whole or not at all."""
     identity = export_identity(export, pipeline)
     remove_leftovers(out.resolve().parent)
     try:
-        with written_aside(out) as folder:
+        with quietly(), written_aside(out) as folder:
             (folder / CARD).write_text(model_card(export.card, export.about))
             pipeline.save_pretrained(folder)
             for weights in folder.rglob("*.safetensors"):
@@ -152,8 +156,7 @@ def write_export(out: Path, export: Export, pipeline: Any, device: torch.device)
 
 
 def _pipeline_module() -> ModuleType:
-    """The pipeline's module, which needs diffusers; told to stay offline before that is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    """The pipeline's module, which needs diffusers."""
     from ard import pipeline
 
     return pipeline

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ard.config import fingerprint_of, to_plain
 from ard.datasets.picture_set import PictureSet
-from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import sha256_of
 from ard.models.autoencoder import Autoencoder, AutoencoderCard
+from ard.ranks import rank_and_world
 from ard.sharded.making import Claim, publish_shard
 from ard.sharded.rows import Shards
 from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record

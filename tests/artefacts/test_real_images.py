@@ -17,6 +17,7 @@ from torch import Tensor
 from ard.datasets import load_data
 from ard.datasets.real import open_pictures
 from ard.diffusion import Diffusion
+from ard.errors import InputError
 from ard.latents import LatentCache
 from ard.models.autoencoder import load_autoencoder
 from ard.models.student import StateKind
@@ -202,6 +203,44 @@ class TestCache:
             made(*options)
         assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
+    def test_what_a_kill_in_the_first_write_leaves_is_removed(
+        self,
+        cache: Path,
+        photos: Path,
+        autoencoder_folder: Path,
+        tmp_path: Path,
+        made: Callable[..., str],
+        contents: Callable[[Path], dict[str, bytes]],
+        leftover: Callable[[Path, int], Path],
+        dead: int,
+    ) -> None:
+        (tmp_path / "latents").mkdir()
+        leftover(tmp_path / "latents", dead)
+        made("images", "cache", *cache_options(photos, autoencoder_folder), "--out", tmp_path / "latents")
+        assert contents(tmp_path / "latents") == contents(cache)
+
+    def test_a_flipped_bit_is_found_when_it_is_read_and_made_again(
+        self,
+        cache: Path,
+        photos: Path,
+        autoencoder_folder: Path,
+        tmp_path: Path,
+        command: Callable[..., Any],
+        contents: Callable[[Path], dict[str, bytes]],
+    ) -> None:
+        out = Path(shutil.copytree(cache, tmp_path / "latents"))
+        path = out / "latents-000001.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(
+            InputError, match=r"latents-000001\.safetensors is damaged: \w+ does not match"
+        ):
+            LatentCache(out).draw(torch.tensor([0, 5]), torch.Generator())
+        result = command("images", "cache", *cache_options(photos, autoencoder_folder), "--out", out)
+        assert f"{path} is damaged" in result.stderr
+        assert contents(out) == contents(cache)
+
     def test_ranks_share_the_shards(
         self,
         cache: Path,
@@ -349,7 +388,10 @@ class TestRefusals:
         shard = damaged / "latents-000001.safetensors"
         shard.write_bytes(shard.read_bytes()[:-5])
         line = refused(*stage(online(latent_teacher), damaged, tmp_path / "new"))
-        assert "latents-000001.safetensors is damaged: its size does not match its header; run the same ard images cache" in line
+        assert (
+            "latents-000001.safetensors is damaged: its size does not match its header; run the same ard images cache"
+            in line
+        )
 
     def test_an_incomplete_cache(
         self, cache: Path, latent_teacher: Path, tmp_path: Path, refused: Callable[..., str]

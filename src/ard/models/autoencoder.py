@@ -1,7 +1,6 @@
 """A latent diffusion model's autoencoder (Rombach et al., 2022): latents to images and back, by diffusers."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -15,8 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ard.config import from_plain, to_plain
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.files import read_json
+from ard.offline import offline, quietly
 from ard.types import Latents
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -155,22 +156,25 @@ def find_autoencoder(vae: Path | None, channels: int, student: Path) -> Autoenco
             f"the autoencoder in {vae} decodes latents of {card.latent_channels} channels, and the student in "
             f"{student} makes {channels}; give the autoencoder of its teacher with --vae"
         )
-    _diffusers()  # A long run learns at its start that the package is missing.
+    with offline():
+        _diffusers()  # A long run learns at its start that the package is missing.
     return card
 
 
+@offline()
 def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
     """The autoencoder in `folder`; InputError when it lacks a tensor, which would be drawn at random."""
     card, diffusers = read_autoencoder(folder), _diffusers()
     try:
-        network, found = diffusers.AutoencoderKL.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,  # True needs one more package.
-            ignore_mismatched_sizes=True,  # They are told below, in one line.
-            output_loading_info=True,
-        )
+        with quietly():
+            network, found = diffusers.AutoencoderKL.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,  # True needs one more package.
+                ignore_mismatched_sizes=True,  # They are told below, in one line.
+                output_loading_info=True,
+            )
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{folder} cannot be loaded: {reason.strip(' .')}; give --vae a whole folder") from None
@@ -209,11 +213,6 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
 
 
 def _diffusers() -> Any:
-    """The package, told to stay offline before it is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with importing("diffusers", "latent"):
         import diffusers
-    except ImportError:
-        raise MissingExtraError("diffusers", "latent") from None
-    diffusers.utils.logging.set_verbosity_error()
     return diffusers
