@@ -16,8 +16,7 @@ from torch import Tensor
 from ard.config import fingerprint_of, to_plain
 from ard.datasets.picture_set import PictureSet
 from ard.errors import InputError, require_at_least
-from ard.files import sha256_of
-from ard.models.autoencoder import Autoencoder, AutoencoderCard
+from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentScale
 from ard.ranks import rank_and_world
 from ard.sharded.making import Claim, publish_shard
 from ard.sharded.rows import Shards
@@ -62,6 +61,11 @@ class LatentManifest(ShardedManifest):
         return self.num
 
     @property
+    def scale(self) -> LatentScale:
+        """How the latents are scaled."""
+        return LatentScale(scaling_factor=self.scaling_factor, shift_factor=self.shift_factor)
+
+    @property
     def num_shards(self) -> int:
         """How many shard files there are."""
         return -(-self.num // self.shard_size)
@@ -95,9 +99,9 @@ def plan_cache(pictures: PictureSet, card: AutoencoderCard, *, size: int, shard_
     side = size // card.downsampling
     return LatentManifest(
         images=pictures.identity,
-        autoencoder=sha256_of(card.weights),
-        scaling_factor=card.scaling_factor,
-        shift_factor=card.shift_factor,
+        autoencoder=card.sha256,
+        scaling_factor=card.scale.scaling_factor,
+        shift_factor=card.scale.shift_factor,
         size=size,
         shape=(card.latent_channels, side, side),
         class_names=pictures.class_names,

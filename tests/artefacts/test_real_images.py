@@ -233,9 +233,7 @@ class TestCache:
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
-        with pytest.raises(
-            InputError, match=r"latents-000001\.safetensors is damaged: \w+ does not match"
-        ):
+        with pytest.raises(InputError, match=r"latents-000001\.safetensors is damaged: \w+ does not match"):
             LatentCache(out).draw(torch.tensor([0, 5]), torch.Generator())
         result = command("images", "cache", *cache_options(photos, autoencoder_folder), "--out", out)
         assert f"{path} is damaged" in result.stderr
