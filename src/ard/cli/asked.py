@@ -4,6 +4,7 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,13 +13,14 @@ import torch
 
 from ard.cli.options import parse_range
 from ard.condition import Condition
+from ard.decoding import teacher_of
 from ard.errors import InputError
 from ard.exported_text import students_encoder
 from ard.models.text_encoder import TextEncoderCard, find_text_encoder, text_encoder
 from ard.models.transformer import TextConfig, TransformerConfig
 from ard.prompts import MAX_CHARACTERS
 from ard.students import StudentCard, find_text
-from ard.teacher import TeacherCard, load_teacher_card
+from ard.teacher import TeacherCard
 from ard.text import EncodedText, encode_now, load_text_manifest, require_text
 from ard.types import Labels
 
@@ -88,11 +90,11 @@ def asked_of_student(card: StudentCard, folder: Path, given: Prompted) -> Asked:
     """
     if given.encoder is None:
         stored = find_text(given.text, card, folder)
-        return _stored(stored) if stored else _classes(card.network, _names_of_teacher(card.teacher.folder(folder)))
+        return _stored(stored) if stored else _classes(card.network, _names_for_student(card, folder))
     _require_reader(card.network, folder)
     learned, length = card.text.folder(folder) if card.text else None, given.max_tokens
     if length is None and learned and (learned / "text.json").is_file():
-        length = load_text_manifest(learned).max_tokens
+        length = load_text_manifest(learned)[0].max_tokens
     return _given(given.prompts, students_encoder(given.encoder, card, folder, length))
 
 
@@ -101,7 +103,7 @@ def asked_of_teacher(card: TeacherCard, folder: Path, given: Prompted) -> Asked:
     if given.encoder is None:
         stored = EncodedText(given.text) if given.text else None
         require_text(stored, card.network, owner=folder)
-        return _stored(stored) if stored else _classes(card.network, _names_of_teacher(folder))
+        return _stored(stored) if stored else _classes(card.network, card.imported.class_names if card.imported else ())
     shape = _require_reader(card.network, folder)
     found = find_text_encoder(given.encoder, max_tokens=given.max_tokens, precision="float32", option=OPTION)
     if found.width != shape.width:
@@ -138,12 +140,12 @@ def _given(prompts: Sequence[str], encoder: TextEncoderCard) -> Asked:
     return Asked(num=len(prompts), names=tuple(prompts), prompts=True, load=load, identity=identity)
 
 
-def _names_of_teacher(folder: Path) -> tuple[str, ...]:
-    """The names of a teacher's classes; empty where it has none, or is elsewhere by now."""
-    if not (folder / "config.json").is_file():
-        return ()
-    imported = load_teacher_card(folder).imported
-    return imported.class_names if imported else ()
+def _names_for_student(card: StudentCard, folder: Path) -> tuple[str, ...]:
+    """The names of its teacher's classes; empty where that has none, or is elsewhere by now."""
+    with suppress(InputError):
+        teacher = teacher_of(card, folder)
+        return teacher.imported.class_names if teacher and teacher.imported else ()
+    return ()
 
 
 def labels_by_name(names: Sequence[str]) -> dict[str, list[int]]:

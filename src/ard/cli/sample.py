@@ -21,12 +21,12 @@ from ard.cli.sample_grid import (
 )
 from ard.cli.sample_job import Job, Models
 from ard.config import fingerprint_of, to_plain
+from ard.decoding import find_autoencoder, load_decoder, space_of_student, space_of_teacher
 from ard.devices import DeviceName, resolve_device
 from ard.diffusion import Solver, TimeSpacing
 from ard.errors import InputError, require_at_least
 from ard.fast_sampling import Speed
-from ard.files import sha256_of
-from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_decoder
+from ard.models.autoencoder import AutoencoderCard
 from ard.pictures import Pixels, SampleOutput, sample_output
 from ard.presets.preset import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
@@ -97,7 +97,8 @@ class Sample:
     teacher_rows: TeacherRows = TeacherRows.FULL
     """With --grid: full (the teacher's guided ODE), both (also its untrained run on each student's grid) or none."""
     vae: Path | None = None
-    """A local folder of diffusers' AutoencoderKL: decodes the latents of models that do not make pictures."""
+    """A local folder of diffusers' AutoencoderKL, or of a pipeline with one: decodes the latents of models that do not
+    make pictures. None: the one that the teacher came with."""
     batch_size: int = 64
     """Images drawn together."""
     speed: Speed = Speed.REFERENCE
@@ -116,13 +117,13 @@ class Sample:
         self._refuse_clashes()
         device = resolve_device(self.device)
         models = self._students(device) if self.student else self._teacher(device)
-        autoencoder = find_autoencoder(self.vae, models.network.channels, models.owner)
+        autoencoder = find_autoencoder(self.vae, *models.spaces)
         seeds = self._seeds()
         choices = models.asked.labels(self.labels)
         labels = [choices[seed % len(choices)] for seed in seeds]
         if self.dry_run:
             plan = {**models.plan, "rows": [row.label for row in models.rows], "seeds": in_words(seeds)}
-            plan |= {"labels": self.labels, "vae": self.vae}
+            plan |= {"labels": self.labels, "vae": autoencoder.folder if autoencoder else None}
             return print_plan({**plan, "device": str(device), "out": self.out})
         side = models.network.latent_size * (autoencoder.downsampling if autoencoder else 1)
         job = Job(
@@ -211,7 +212,7 @@ class Sample:
         return Models(
             rows=[*self._teacher_rows(cards, device), *student_grid_rows(self.student, students, self.speed)],
             network=cards[0].network,
-            owner=self.student[0],
+            spaces=[space_of_student(card, folder) for folder, card in zip(self.student, cards, strict=True)],
             asked=asked,
             evaluations=cards[0].student.num_steps,
             plan={"students": cards},
@@ -245,7 +246,7 @@ class Sample:
         return Models(
             rows=[ode_row("teacher", teacher, ode)],
             network=card.network,
-            owner=folder,
+            spaces=[space_of_teacher(card, folder)],
             asked=asked,
             evaluations=ode.nfe,
             plan={"teacher": card, "ode": ode},
@@ -265,4 +266,4 @@ def _autoencoder_identity(card: AutoencoderCard | None) -> dict[str, Any] | None
     """What decides pictures beside the latents; None where none is needed."""
     if card is None:
         return None
-    return {"sha256": sha256_of(card.weights), "scaling_factor": card.scaling_factor, "shift": card.shift_factor}
+    return {"sha256": card.sha256, "scale": to_plain(card.scale)}

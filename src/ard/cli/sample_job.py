@@ -9,6 +9,7 @@ import torch
 
 from ard.cli.asked import Asked
 from ard.cli.sample_grid import GridRow
+from ard.decoding import LatentSpace
 from ard.files import write_atomically
 from ard.models.transformer import TransformerConfig
 from ard.outputs import Outputs
@@ -28,7 +29,8 @@ class Models:
     rows: list[GridRow]
     network: TransformerConfig
     """What makes the states; all rows make the same."""
-    owner: Path
+    spaces: list[LatentSpace]
+    """Of every student, or of the teacher."""
     asked: Asked
     evaluations: int
     """Of the network, per image of the first row."""
