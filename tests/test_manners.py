@@ -70,7 +70,7 @@ def test_help_is_there_within_half_a_second() -> None:
         ("collect --teacher a --out b --nmu 3", "collect has no option --nmu; did you mean --num?"),
         ("collect --teacher a --out b --batch_sise=3", "no option --batch_sise; did you mean --batch-size?"),
         ("distill --out b --penlaty r1", "did you mean --penalty?"),
-        ("sample --grdi", "sample has no option --grdi; did you mean --grid?"),
+        ("sample --grdi --out x", "sample has no option --grdi; did you mean --grid?"),
         ("teach -out x", "teach has no option -out; did you mean --out?"),
         ("collect --teacher a --out b stray", "'stray' belongs to no option of collect"),
         ("collect --seed 3", "collect needs --teacher and --out; ard collect --help explains all"),
