@@ -21,6 +21,7 @@ COLLECT += ["--workers", "1", *CPU]
 DISTILL = ["--num-steps", "2", "--iterations", "4", "--batch-size", "4", "--warmup", "0", *CPU]
 KEPT = [*DISTILL, "--checkpoint-every", "2", "--keep-checkpoints", "0", "--log-every", "1"]
 CACHE = ["--vae", "vae", "--size", "8", *CPU]
+SCORE = ["--metrics", "is", "--inception", "tensors.pth", *CPU]  # Weights that no command takes, at the end.
 DRAW = ["--labels", "0-1", "--seeds", "0", *CPU]
 T5 = {"vocab_size": 12, "d_model": 10, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
 PIXART = {"num_attention_heads": 2, "attention_head_dim": 12, "cross_attention_dim": 24, "num_layers": 2}
@@ -63,16 +64,16 @@ READERS: dict[str, tuple[list[str], ...]] = {
     ),
     "pictures": (
         ["images", "cache", "--images", "pictures", *CACHE, "--out", "new"],
-        ["evaluate", "--samples", "pictures/a", "--inception", "tensors.pth", *CPU],
+        ["evaluate", "--samples", "pictures/a", *SCORE],
     ),
     "pictures.tar": (["images", "cache", "--images", "pictures.tar", *CACHE, "--out", "new"],),
     "vae": (["images", "cache", "--images", "pictures", *CACHE, "--out", "new"],),
     "cache": (["images", "cache", "--images", "pictures", *CACHE, "--out", "cache"],),
-    "samples.npz": (["evaluate", "--samples", "samples.npz", "--inception", "tensors.pth", *CPU],),
+    "samples.npz": (["evaluate", "--samples", "samples.npz", *SCORE],),
     "reference.npz": (
         ["evaluate", "--samples", "pictures/a", "--ref", "reference.npz", "--inception", "tensors.pth", *CPU],
     ),
-    "tensors.pth": (["evaluate", "--samples", "pictures/a", "--metrics", "is", "--inception", "tensors.pth", *CPU],),
+    "tensors.pth": (["evaluate", "--samples", "pictures/a", *SCORE],),
 }  # fmt: skip
 
 
@@ -129,12 +130,15 @@ def publish_networks() -> None:
         "pixart/scheduler": diffusers.DPMSolverMultistepScheduler(),
         "pixart/vae": diffusers.AutoencoderKL(norm_num_groups=4, **VAE),
         "vae": diffusers.AutoencoderKL(norm_num_groups=4, **VAE),
-        "dit/scheduler": diffusers.DDIMScheduler(),
+        "dit/scheduler": diffusers.DDIMScheduler(clip_sample=False),
         "dit/transformer": diffusers.DiTTransformer2DModel(
             num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
             patch_size=4, num_embeds_ada_norm=10,
         ),
     }  # fmt: skip
+    blocks = parts["dit/transformer"].transformer_blocks
+    for block in blocks[1:]:  # Published ones have one embedder, and its copies.
+        block.norm1.emb.load_state_dict(blocks[0].norm1.emb.state_dict())
     for place, part in parts.items():
         options = {"max_shard_size": "5KB"} if place.endswith("transformer") else {}  # With an index of shards.
         part.save_pretrained(place, **options)
@@ -174,6 +178,6 @@ def draw_pictures() -> None:
             tar.add("label", f"{number}.cls")
     Path("label").unlink()
     np.savez("samples.npz", arr_0=pixels)
-    np.savez("reference.npz", mu=np.zeros(2048), sigma=np.eye(2048)[:1], arr_0=pixels)
+    np.savez("reference.npz", arr_0=pixels)
     Path("prompts.txt").write_text("a red cat\na cat\n")
     Path("prompts.jsonl").write_text('{"prompt": "a red cat"}\n{"caption": "a cat", "other": [1, {"x": null}]}\n')
