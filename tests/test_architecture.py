@@ -22,6 +22,7 @@ ROWS: tuple[set[str], ...] = (
     {"devices", "distributed"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
     {"models", "outputs"},
+    {"sharded"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
     {"losses", "sampling", "pictures", "latents", "decoding"},

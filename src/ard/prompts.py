@@ -1,13 +1,13 @@
 """Prompts from a text file with one per line, JSON lines, a table, or a Hugging Face data set on disk."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
 from ard.datasets.from_disk import open_from_disk
 from ard.errors import InputError
+from ard.files import parse_json
 
 KEYS = ("prompt", "text", "caption")  # The first of these that a JSON line, a table or a data set has is its prompt.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -64,8 +64,8 @@ def _text_of(path: Path) -> str:
 def _of_json_lines(path: Path) -> Iterator[tuple[str, str]]:
     for where, line in _lines(path):
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = parse_json(line, where=where)
+        except InputError:
             raise InputError(f"{where} is not JSON; an object with a {_or(KEYS)} is expected in each line") from None
         key = next((key for key in KEYS if isinstance(value, dict) and isinstance(value.get(key), str)), None)
         if key is None:

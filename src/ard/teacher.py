@@ -200,6 +200,7 @@ class SourceFormat(StrEnum):
     DIT = "dit"  # A checkpoint of DiT's own code (Peebles and Xie, 2023).
     SIT = "sit"  # Of SiT's (Ma et al., 2024).
     REPA = "repa"  # Of REPA's (Yu et al., 2025).
+    PIXART = "pixart"  # Of PixArt's (Chen et al., 2023 and 2024).
     DIFFUSERS = "diffusers"  # A folder that diffusers saved.
     OTHER = "other"  # Of another architecture, written by the code that brings it (docs/add-your-teacher.md).
 
@@ -225,6 +226,8 @@ class Imported:
     """What is subtracted from the autoencoder's output before it is scaled; None: nothing."""
     max_tokens: int | None = later(None)
     """How many tokens of a prompt its pipeline reads; None where the source does not say, or has classes."""
+    notes: tuple[str, ...] = later(())
+    """What was taken, stripped, assumed or left, in lines for people."""
 
     @property
     def scale(self) -> LatentScale | None:
@@ -304,6 +307,7 @@ def plan_ode(
         raise InputError(
             f"cfg_scale is {guidance.cfg_scale}; it multiplies (cond - uncond), so 1 means none: at least 1"
         )
+    _require_null_class(teacher.network.config, guidance)
     guided_channels = teacher.guided_channels(guidance)
     if not -1 <= guided_channels <= channels:
         raise InputError(f"cfg_channels is {guided_channels}; the latents have {channels}: 0 to {channels}, or -1")
@@ -314,6 +318,15 @@ def plan_ode(
     )
     _check_interval(ode, teacher.diffusion)
     return ode
+
+
+def _require_null_class(network: TransformerConfig, guidance: Guidance) -> None:
+    """InputError for guidance of a teacher that does not know what to subtract."""
+    if guidance.cfg_scale != 1 and not (network.null_class or network.text):
+        raise InputError(
+            f"cfg_scale is {guidance.cfg_scale:g}, and the teacher was trained without a row for no class, so that it "
+            "cannot be guided; give --cfg-scale 1"
+        )
 
 
 def _with_spacing(diffusion: Diffusion, solver: Solver, spacing: TimeSpacing | None) -> Diffusion:

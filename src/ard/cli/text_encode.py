@@ -62,7 +62,7 @@ class TextEncode:
             return print(f"text {self.out} is there already: {told}")
         with (
             text_encoder(card, device) as encode,
-            progress_bar(len(manifest.different()), "text encode", unit="prompt") as bar,
+            progress_bar(manifest.total, "text encode", unit="prompt") as bar,
         ):
             encode_prompts(self.out, manifest, encode, progress=bar.update)
         print(f"text {self.out}: {told}, at most {card.max_tokens} tokens each")
