@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Literal
 
@@ -65,6 +66,17 @@ def require_compiler(device: torch.device) -> None:
         raise InputError(
             f"compiling needs {what}, which is not there; install it or leave out --compile (or --speed compiled)"
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread while the block runs, and afterwards in as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def default_workers(device: torch.device) -> int:

@@ -238,6 +238,12 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the classifier and the batches of the toys' teacher are made once."""
+    return tmp_path_factory.mktemp("references")
+
+
 def _change_weights(source: Path, target: Path) -> None:
     """A teacher folder with other weights and without its training."""
     target.mkdir()

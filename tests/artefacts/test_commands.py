@@ -53,12 +53,6 @@ def students(
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the classifier and the teacher's batches are made once."""
-    return tmp_path_factory.mktemp("references")
-
-
-@pytest.fixture(scope="module")
 def evaluated(students: dict[str, Path], references: Path, made: Made) -> tuple[list[dict[str, Any]], str]:
     """The rows of all students, and what the command printed."""
     arguments = ["--student", *students.values(), "--num", 100, "--references", references, "--device", "cpu"]

@@ -8,6 +8,7 @@ from ard.cli.commands import COMMANDS, members, overview, split
 from ard.cli.help_texts import kept_help
 from ard.cli.messages import complain, explained
 from ard.cli.parsing import parse
+from ard.cli.random_state import own_random_numbers
 from ard.cli.streams import make_patient
 from ard.errors import InputError
 from ard.processes import die_with_parent
@@ -56,4 +57,6 @@ def _run(arguments: list[str]) -> None:
             if options in (["-h"], ["--help"]):
                 print(kept_help(verb), end="")
             else:
-                parse(verb, options).run()
+                command = parse(verb, options)
+                with own_random_numbers():
+                    command.run()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ard.condition import Condition
+from ard.devices import one_thread
 from ard.errors import InputError, require_at_least
 from ard.models.student import StateKind
 from ard.processes import die_with_parent
@@ -146,12 +148,12 @@ def _make_shard(folder: Path, manifest: Manifest, shard: int, device: torch.devi
 
 
 def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.device) -> dict[str, Tensor]:
-    """The tensors of one shard."""
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    """The tensors of one shard, on a CPU in one thread: the bits of a sum depend on how many share it."""
     teacher = _load_once(manifest.teacher.folder(folder), device, manifest.execution)
     text, seeds, size = _text_of(manifest, folder), manifest.seeds(shard), manifest.batch_size
-    batches = [solve_batch(teacher, manifest, seeds[i : i + size], text, device) for i in range(0, len(seeds), size)]
+    parts = [seeds[i : i + size] for i in range(0, len(seeds), size)]
+    with one_thread() if device.type == "cpu" else nullcontext():
+        batches = [solve_batch(teacher, manifest, part, text, device) for part in parts]
     return _shard_tensors(manifest, seeds, batches)
 
 
