@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Literal
 
@@ -38,6 +39,17 @@ def resolve_device(name: DeviceName) -> torch.device:
         return torch.device(kind)
     torch.cuda.set_device(gpu)
     return torch.device(kind, gpu)
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Networks that are made in the block are in float32, whatever torch's default type is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ard.config import later
+from ard.draws import normal, uniform
 from ard.errors import InputError, require_at_least
 from ard.types import Latents, Times
 
@@ -168,12 +169,12 @@ class Diffusion:
 
         The last share makes sure that the first solver step, which starts at t = 1, has been trained.
         """
-        uniform = torch.rand(batch, generator=generator)
+        even = uniform((batch,), generator=generator)
         if self.kind is DiffusionKind.VP:
-            return (uniform * self.num_train_steps).floor() + 1
-        normal = torch.sigmoid(1.2 * torch.randn(batch, generator=generator))
-        which = torch.rand(batch, generator=generator)
-        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, uniform, normal))
+            return (even * self.num_train_steps).floor() + 1
+        logit_normal = torch.sigmoid(1.2 * normal((batch,), generator=generator))
+        which = uniform((batch,), generator=generator)
+        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, even, logit_normal))
 
 
 def ddim_step(diffusion: Diffusion, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:
