@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from ard.models.weights import load_config, save_model
 from ard.sharded import making
 from ard.trajectories import collect as collecting
 
@@ -469,5 +470,4 @@ def change_last_bias(teacher: Path, value: float) -> None:
     """Let a teacher predict `value` everywhere, or near it."""
     weights = load_file(teacher / "model.safetensors")
     weights["final_layer.linear.bias"] = torch.full_like(weights["final_layer.linear.bias"], value)
-    (teacher / "model.safetensors").unlink()
-    save_file(weights, teacher / "model.safetensors")
+    save_model(teacher, "teacher", load_config(teacher, "teacher"), weights)
