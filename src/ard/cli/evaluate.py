@@ -33,6 +33,7 @@ from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.outputs import Outputs
 from ard.ranks import rank_and_world
 from ard.references import evaluate_students
+from ard.sample_folder import require_whole
 from ard.table import format_rows
 
 FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.
@@ -210,6 +211,7 @@ class Evaluate:
     def _open_samples(self, device: torch.device) -> Images:
         """The samples, drawn from a student or read; InputError for options that only a student takes."""
         path = self.samples or Path()
+        require_whole(path)
         if _is_student(path):
             seeds, vae, text = self._seeds(), self.vae, self.text
             return open_student(path, seeds=seeds, labels=self.labels, vae=vae, text=text, device=device)
