@@ -42,7 +42,7 @@ def _found(source: Path) -> Iterator[tuple[str, str]]:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines, numbered from 1; the last may end without a line break."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Editors of Windows begin with a mark.
     except UnicodeDecodeError:
         raise InputError(f"{path} is no text in UTF-8; save it as that") from None
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
