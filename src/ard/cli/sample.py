@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ard.cli.asked import Prompted, asked_of_student, asked_of_teacher
+from ard.cli.given import Given, require_beside
 from ard.cli.options import parse_seeds, print_plan
 from ard.cli.sample_grid import (
     GridRow,
@@ -27,6 +28,7 @@ from ard.diffusion import Solver, TimeSpacing
 from ard.errors import InputError, require_at_least
 from ard.fast_sampling import Speed
 from ard.models.autoencoder import AutoencoderCard
+from ard.origin import find_teacher
 from ard.pictures import Pixels, SampleOutput, sample_output
 from ard.presets.preset import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
@@ -170,6 +172,13 @@ class Sample:
                     progress=bar.update,
                 )
 
+    def refuse_useless(self, given: Given) -> None:
+        """InputError for an option of the teacher's rows where there are none."""
+        if not self.grid:
+            require_beside("--grid", ["teacher_rows", *(["teacher"] if self.student else [])], given)
+        if not self.student:
+            require_beside("--student", ["speed"], given)
+
     def _refuse_clashes(self) -> None:
         """InputError for options that do not go together."""
         ode = [name for name in ODE_OPTIONS if getattr(self, name) is not None]
@@ -180,14 +189,10 @@ class Sample:
         if self.student and ode:
             option = ode[0].replace("_", "-")
             raise InputError(f"--{option} is for --teacher by itself; a student has learned it: leave it out")
-        if not self.student and self.speed is not Speed.REFERENCE:
-            raise InputError(f"--speed {self.speed} is for students; leave it out")
         if sample_output(self.out) is not SampleOutput.SHEET and self.grid:
             raise InputError(f"--out {self.out}: --grid writes one picture; allowed is a name ending in .png")
         if len(self.student) > 1 and not self.grid:
             raise InputError(f"--student names {len(self.student)} folders; add --grid for a row each, or name one")
-        if not self.grid and ((self.teacher and self.student) or self.teacher_rows is not TeacherRows.FULL):
-            raise InputError("--teacher and --teacher-rows have no meaning without --grid, which has rows of a teacher")
         if self.teacher and self.teacher_rows is TeacherRows.NONE:
             raise InputError(f"--teacher {self.teacher} has no meaning with --teacher-rows none; leave out one of both")
 
@@ -222,7 +227,7 @@ class Sample:
     def _teacher_rows(self, cards: list[StudentCard], device: torch.device) -> list[GridRow]:
         if not self.grid or self.teacher_rows is TeacherRows.NONE:
             return []
-        folder = self.teacher or cards[0].teacher.folder(self.student[0])
+        folder = self.teacher or find_teacher(cards[0].teacher, self.student[0])
         return teacher_grid_rows(cards, folder, self.teacher_rows, device=device)
 
     def _teacher(self, device: torch.device) -> Models:
