@@ -197,11 +197,13 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         guided = f"guidance is learned, with the teacher's scale {learned:g} and the empty prompt: leave it out"
         size = f"this student makes pictures of {side} x {side}: leave it out"
         require_own(
-            num_inference_steps=(num_steps, steps, f"this student was distilled for {steps} steps only"),
-            height=(height, side, size),
-            width=(width, side, size),
-            guidance_scale=(scale, learned, guided),
-            negative_prompt=(negative, "", guided),
+            {
+                "num_inference_steps": (num_steps, steps, f"this student was distilled for {steps} steps only"),
+                "height": (height, side, size),
+                "width": (width, side, size),
+                "guidance_scale": (scale, learned, guided),
+                "negative_prompt": (negative, "", guided),
+            }
         )
 
     @property

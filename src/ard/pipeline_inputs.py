@@ -85,7 +85,7 @@ def read_whole(given: Given, name: str, *, at_least: int) -> int:
     return number
 
 
-def require_own(**values: tuple[Given, Any, str]) -> None:
+def require_own(values: Mapping[str, tuple[Given, Any, str]]) -> None:
     """InputError that names the first argument that is given and is not the student's own: (given, own, why)."""
     for name, (given, own, why) in values.items():
         if given is not None and not _is_equal(given, own):
