@@ -16,6 +16,9 @@ from ard.errors import InputError, require_at_least
 from ard.types import Latents, Times
 
 
+LEAST_ALPHA = 0.5  # Where `bounded_velocity` stops dividing by alpha.
+
+
 class DiffusionKind(StrEnum):
     """Which noise process a teacher was trained on."""
 
@@ -116,6 +119,32 @@ class Diffusion:
         if self.kind is DiffusionKind.VP:
             return (x - sigma * output) / alpha, output
         return x - sigma * output, x + alpha * output
+
+    def split_velocity(self, x: Latents, velocity: Latents, t: Times) -> tuple[Latents, Latents]:
+        """The clean estimate and the noise estimate that a velocity at `x` implies, by which nothing is divided.
+
+        VP: v = alpha noise - sigma x_0 (Salimans and Ho, 2022). FLOW: v = noise - x_0, its network's own output.
+        """
+        if self.kind is DiffusionKind.FLOW:
+            return self.split(x, velocity, t)
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return alpha * x - sigma * velocity, sigma * x + alpha * velocity
+
+    def bounded_velocity(self, x: Latents, output: Latents, t: Times) -> Latents:
+        """The velocity that the network's `output` at `x` implies, with its gain bounded near pure noise.
+
+        VP: v = (eps - sigma x) / max(alpha, LEAST_ALPHA): the exact velocity where alpha is at least LEAST_ALPHA, and
+        a shortened one below, where dividing by alpha (.006 at pure noise) would magnify every error of eps.
+        """
+        if self.kind is DiffusionKind.FLOW:
+            return output
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return (output - sigma * x) / alpha.clamp(min=LEAST_ALPHA)
+
+    def noise_beside(self, x: Latents, x_0_hat: Latents, t: Times) -> Latents:
+        """The noise estimate that belongs to a clean estimate at `x`: x = alpha x_0_hat + sigma noise; `t` above 0."""
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return (x - alpha * x_0_hat) / sigma
 
     def output_for(self, x: Latents, x_0_hat: Latents, t: Times) -> Latents:
         """The network output at `x` that implies this clean estimate; `t` is above 0."""
