@@ -15,7 +15,6 @@ from ard.config import later
 from ard.errors import InputError, require_at_least
 from ard.types import Latents, Times
 
-
 LEAST_ALPHA = 0.5  # Where `bounded_velocity` stops dividing by alpha.
 
 

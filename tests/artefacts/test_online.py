@@ -285,9 +285,9 @@ REFUSALS = {
         "distill --online --teacher {toys}/teacher --out {new}",
         "every teacher point is there; say how many steps the student has with --num-steps",
     ),
-    "steps that do not divide": (
-        "distill --online --teacher {toys}/teacher --num-steps 5 --out {new}",
-        "5 student steps do not divide the teacher's 24 steps",
+    "more steps than the teacher's": (
+        "distill --online --teacher {toys}/teacher --num-steps 25 --out {new}",
+        "25 student steps are more than the teacher's 24",
     ),
     "a grid beyond the teacher's steps": (
         "distill --online --teacher {toys}/teacher --grid 0 10 15 20 25 --out {new}",

@@ -149,7 +149,7 @@ def parse(verb: str, arguments: list[str]) -> Any:
 
 def _with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the defaults that `--preset` names, before the other options are read."""
-    from ard.cli.distill import design_of
+    from ard.cli.distill import design_of, fitted_to_teacher
     from ard.presets import DISCRIMINATORS, find_preset
 
     start, chosen = _given("resume-from", arguments), _given("preset", arguments)
@@ -159,7 +159,15 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
     names = ("student", "train", "distill", "grid", "adversarial", "discriminator")
     parts = {name: getattr(preset, name) for name in names}
     parts["solving"] = preset.online
-    if design:
+    if not design:
+        parts |= fitted_to_teacher(
+            preset,
+            store=_given("trajectories", arguments),
+            teacher=_given("teacher", arguments),
+            iterations=_given("iterations", arguments),
+            batch_size=_given("batch-size", arguments),
+        )
+    else:
         parts |= {"student": design.student, "train": design.train, "grid": ()}  # The grid is the student's too.
     parts["discriminator"] = discriminator = _given("discriminator", arguments) or preset.discriminator
     if discriminator not in DISCRIMINATORS:
@@ -170,6 +178,7 @@ def _with_preset(command: Any, arguments: list[str]) -> Any:
 def _collecting_with_preset(command: Any, arguments: list[str]) -> Any:
     """`command` with the options of the trajectories that `--preset` names, if it is given."""
     from ard.presets import find_preset
+    from ard.timegrid import rescaled_indices
     from ard.trajectories.execution import Execution
 
     name = _given("preset", arguments)
@@ -178,8 +187,11 @@ def _collecting_with_preset(command: Any, arguments: list[str]) -> Any:
     preset = find_preset(name).collect
     parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
     parts["execution"] = Execution()  # tyro takes no default from a factory behind a partial.
+    steps = _given("num-teacher-steps", arguments) or ""
     if _given("keep", arguments) == "all":
         parts["grid"] = ()
+    elif steps.isdecimal() and preset.grid:
+        parts["grid"] = rescaled_indices(preset.grid, int(steps))
     return functools.partial(command, preset=name, **parts)
 
 
