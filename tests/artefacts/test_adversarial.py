@@ -60,7 +60,7 @@ def make(
     student = Student(teacher.network, teacher.diffusion, reader.tau, StudentConfig(num_steps=num_steps))
     student.requires_grad_(True).train()
     real_at = real_samples(config.real, reader, teacher.data, seed=seed)
-    return student, Adversary(student, frozen, real_at, probe_from(reader, CPU), config, seed=seed), reader
+    return student, Adversary(student, frozen, real_at, probe_from(reader, frozen, CPU), config, seed=seed), reader
 
 
 def loss_of(

@@ -243,7 +243,8 @@ class TestAdversary:
     ) -> None:
         steps = ["--num", 80, "--num-teacher-steps", 12, "--num-steps", 2, "--seed", 3, "--dtype", "float32"]
         made("collect", "--teacher", toys / "teacher", "--out", tmp_path / "store", *steps, "--workers", 1)
-        ours, theirs = (probe_from(source, CPU) for source in (make(toys), reader_of(tmp_path / "store")))
+        teacher = load_teacher(toys / "teacher", CPU)
+        ours, theirs = (probe_from(source, teacher, CPU) for source in (make(toys), reader_of(tmp_path / "store")))
         assert torch.equal(ours.labels, theirs.labels)
         assert torch.equal(ours.noise, theirs.noise)
         torch.testing.assert_close(ours.images, theirs.images)

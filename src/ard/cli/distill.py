@@ -235,7 +235,7 @@ class Distill:
         else:
             seed, frozen = self.train.seed, supply.frozen
             real_at = real_samples(real, source, frozen.data, seed=seed)
-            probe = probe_from(source, supply.device)
+            probe = probe_from(source, frozen, supply.device)
             companion = adversary = Adversary(student, frozen, real_at, probe, self.adversary, seed=seed)
             loss_at = adversarial_loss(student_pass(student, source, self.train, self.distill), adversary)
         if isinstance(source, OnlineTrajectories):
