@@ -18,12 +18,14 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"files", "config", "devices", "progress", "processes", "distributed", "seeds"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
-    {"models"},
+    {"extras", "files", "config", "progress", "processes", "ranks", "seeds", "offline"},
+    {"devices", "distributed"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
+    {"models", "outputs"},
+    {"sharded"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
-    {"losses", "sampling", "pictures", "latents"},
+    {"losses", "sampling", "pictures", "latents", "decoding"},
     {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures", "model_card"},
@@ -39,7 +41,6 @@ ROWS: tuple[set[str], ...] = (
 OPTIONAL = {
     "sklearn": "datasets.digits",
     "matplotlib": "figures",
-    "torch_fidelity": "evaluation.features.inception",
     "transformers": "models.huggingface",
     "diffusers": "models.autoencoder, pipeline",
     "datasets": "datasets.from_disk",

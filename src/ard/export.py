@@ -1,6 +1,5 @@
 """A student as a folder to hand on: a pipeline of diffusers with its autoencoder, a model card and samples."""
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,17 +12,18 @@ import torch
 from safetensors import SafetensorError
 
 from ard.config import differences, fingerprint_of, to_plain
+from ard.decoding import find_autoencoder, space_of_student, teacher_of
 from ard.errors import InputError, require_at_least
 from ard.exported_text import OPTION, ExportedText, plan_text
 from ard.files import read_json, remove_leftovers, write_json, written_aside
 from ard.measured import measured
 from ard.model_card import CARD, SHEET, About, model_card
-from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_autoencoder
+from ard.models.autoencoder import AutoencoderCard, load_autoencoder
 from ard.models.text_encoder import load_text_encoder
 from ard.models.weights import fingerprint
+from ard.offline import offline, quietly
 from ard.pictures import save_pixels
 from ard.students import StudentCard, load_card, load_student
-from ard.teacher import TeacherCard, load_teacher_card
 from ard.text import num_conditions
 
 RECORD = "export.json"
@@ -44,6 +44,7 @@ class Export:
     num_samples: int
 
 
+@offline()
 def plan_export(
     student: Path,
     *,
@@ -61,14 +62,9 @@ def plan_export(
     require_at_least(0, {"samples": num_samples})
     if not re.fullmatch(r"[A-Za-z0-9.+-]*", license_name):
         raise InputError(f"--license {license_name!r}: one of the hub's names is expected, such as apache-2.0 or other")
-    teacher = _teacher_of(card, student)
-    autoencoder = find_autoencoder(vae or _recorded_vae(teacher, card, student), card.network.channels, student)
+    teacher = teacher_of(card, student)
+    autoencoder = find_autoencoder(vae, space_of_student(card, student))
     imported = teacher.imported if teacher else None
-    if imported and autoencoder and imported.scaling_factor not in {None, autoencoder.scaling_factor}:
-        raise InputError(
-            f"the autoencoder in {autoencoder.folder} scales its latents by {autoencoder.scaling_factor}, and the "
-            f"teacher's have {imported.scaling_factor}; give the autoencoder of its teacher with --vae"
-        )
     text = plan_text(card, student, encoder=text_encoder, max_tokens=max_tokens)
     if text and not text.prompts:
         num_samples = 0
@@ -103,6 +99,7 @@ def is_exported(out: Path, identity: dict[str, Any]) -> bool:
     return False
 
 
+@offline()
 def make_pipeline(export: Export) -> Any:
     """The ARDPipeline, on the CPU and in float32."""
     cpu, module = torch.device("cpu"), _pipeline_module()
@@ -134,12 +131,13 @@ def export_identity(export: Export, pipeline: Any) -> dict[str, Any]:
     }
 
 
+@offline()
 def write_export(out: Path, export: Export, pipeline: Any, device: torch.device) -> None:
     """Publish the pipeline's folder, whole or not at all."""
     identity = export_identity(export, pipeline)
     remove_leftovers(out.resolve().parent)
     try:
-        with written_aside(out) as folder:
+        with quietly(), written_aside(out) as folder:
             (folder / CARD).write_text(model_card(export.card, export.about))
             pipeline.save_pretrained(folder)
             for weights in folder.rglob("*.safetensors"):
@@ -152,8 +150,7 @@ def write_export(out: Path, export: Export, pipeline: Any, device: torch.device)
 
 
 def _pipeline_module() -> ModuleType:
-    """The pipeline's module, which needs diffusers; told to stay offline before that is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    """The pipeline's module, which needs diffusers."""
     from ard import pipeline
 
     return pipeline
@@ -186,20 +183,3 @@ def _draw_samples(path: Path, pipeline: Any, export: Export) -> None:
 def _samples_told(count: int, of: str) -> str:
     last = FIRST_SEED + count - 1
     return f"Samples of the {of} in turn, seeds {FIRST_SEED} to {last}, not selected" if count else ""
-
-
-def _teacher_of(card: StudentCard, student: Path) -> TeacherCard | None:
-    """The card of the student's teacher, which may be elsewhere by now; InputError when another one is in its place."""
-    folder = card.teacher.folder(student)
-    if not (folder / "config.json").is_file():
-        return None
-    teacher = load_teacher_card(folder)
-    if (teacher.network, teacher.diffusion) != (card.network, card.diffusion):
-        raise InputError(f"the teacher in {folder} is not the student's; put the right one there, or none")
-    return teacher
-
-
-def _recorded_vae(teacher: TeacherCard | None, card: StudentCard, student: Path) -> Path | None:
-    """The autoencoder that the teacher was imported with."""
-    vae = teacher.imported.vae if teacher and teacher.imported else None
-    return None if vae is None else Path(os.path.normpath(card.teacher.folder(student) / vae))

@@ -15,11 +15,11 @@ from ard.cli.sample_grid import (
     student_grid_rows,
     teacher_grid_rows,
 )
+from ard.decoding import find_autoencoder, load_decoder, space_of_student
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
 from ard.fast_sampling import Speed
 from ard.files import write_atomically
-from ard.models.autoencoder import find_autoencoder, load_decoder
 from ard.pictures import labelled_sheet, png_bytes, save_pixels
 from ard.progress import progress_bar
 from ard.students import StudentCard, find_text, load_student
@@ -60,7 +60,8 @@ class Sample:
     teacher_rows: TeacherRows = TeacherRows.FULL
     """With --grid: full (the teacher's guided ODE), both (also its untrained run on each student's grid) or none."""
     vae: Path | None = None
-    """A local folder of diffusers' AutoencoderKL: decodes the latents of students that do not make pictures."""
+    """A local folder of diffusers' AutoencoderKL, or of a pipeline with one: decodes the latents of students that do
+    not make pictures. None: the one that their teacher came with."""
     batch_size: int = 64
     """Images drawn together."""
     speed: Speed = Speed.REFERENCE
@@ -78,7 +79,7 @@ class Sample:
         students = [load_student(folder, device) for folder in self.student]
         cards = [card for _, card in students]
         require_one_shape(self.student, cards)
-        autoencoder = find_autoencoder(self.vae, cards[0].network.channels, self.student[0])
+        autoencoder = find_autoencoder(self.vae, *map(space_of_student, cards, self.student))
         seeds = parse_seeds(self.seeds)
         text = find_text(self.text, cards[0], self.student[0])
         for folder, card in zip(self.student[1:], cards[1:], strict=True):
@@ -87,7 +88,8 @@ class Sample:
         rows = [*self._teacher_rows(cards, device), *student_grid_rows(self.student, students, self.speed)]
         if self.dry_run:
             plan = {"students": cards, "rows": [row.label for row in rows], "seeds": self.seeds, "labels": self.labels}
-            return print_plan({**plan, "vae": self.vae, "device": str(device), "out": self.out})
+            vae = autoencoder.folder if autoencoder else None
+            return print_plan({**plan, "vae": vae, "device": str(device), "out": self.out})
         decode = load_decoder(autoencoder, device)
         with progress_bar(len(rows) * len(seeds), "sample", unit="img") as bar:
             size, network = self.batch_size, cards[0].network

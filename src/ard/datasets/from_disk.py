@@ -1,12 +1,14 @@
 """Hugging Face data sets that were saved to a folder; nothing is downloaded."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
+from ard.offline import offline, quietly
 
 
+@offline()
 def open_from_disk(folder: Path) -> Any:
     """The data set that `save_to_disk` wrote to `folder`; InputError for another folder and for one of several splits.
 
@@ -14,7 +16,8 @@ def open_from_disk(folder: Path) -> Any:
     """
     datasets = _datasets()
     try:
-        found = datasets.load_from_disk(str(folder))
+        with quietly():
+            found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{folder} is no data set that datasets saved to disk: {reason}") from None
@@ -25,12 +28,6 @@ def open_from_disk(folder: Path) -> Any:
 
 
 def _datasets() -> Any:
-    """The package, told to stay offline before it is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    try:
+    with importing("datasets", "data"):
         import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", "data") from None
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity_error()
     return datasets

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ard.config import to_plain
+from ard.decoding import find_autoencoder, load_decoder, space_of_student
 from ard.errors import InputError
-from ard.files import sha256_of
-from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_decoder
+from ard.models.autoencoder import AutoencoderCard
 from ard.pictures import Pixels, to_pixels
 from ard.sampling import sample
 from ard.students import StudentCard, find_text, load_card, load_student
@@ -103,7 +103,7 @@ def open_student(
     card = load_card(folder)
     prompts = find_text(text, card, folder)
     num_labels = num_conditions(prompts, card.network)
-    autoencoder, size = find_autoencoder(vae, card.network.channels, folder), card.network.latent_size
+    autoencoder, size = find_autoencoder(vae, space_of_student(card, folder)), card.network.latent_size
     side = size * autoencoder.downsampling if autoencoder else size
 
     def batches(rows: Sequence[int], batch_size: int) -> Iterator[RgbPixels]:
@@ -167,9 +167,9 @@ def _autoencoder_facts(card: AutoencoderCard) -> dict[str, Any]:
     """What decides the pictures beside the latents."""
     return {
         "weights": str(card.folder),
-        "sha256": sha256_of(card.weights),
-        "scaling_factor": card.scaling_factor,
-        "shift_factor": card.shift_factor,
+        "sha256": card.sha256,
+        "scaling_factor": card.scale.scaling_factor,
+        "shift_factor": card.scale.shift_factor,
         "dtype": "float32, no TF32",
     }
 

@@ -1,6 +1,5 @@
 """Local Hugging Face folders: the configuration and safetensors weights of a published network, and nothing remote."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,14 @@ import torch
 from safetensors import SafetensorError
 
 from ard.errors import InputError, MissingExtraError
+from ard.extras import importing
 from ard.files import read_json, sha256_of
+from ard.offline import offline, quietly
 
 SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
 
 
+@offline()
 def load_pretrained(
     folder: Path,
     *,
@@ -31,15 +33,18 @@ def load_pretrained(
     be drawn at random).
     """
     check_pretrained(folder, kinds, option)
-    network = choose(_transformers(extra))
+    package = _transformers(extra)
+    with importing("transformers", extra):  # It imports its parts when they are asked for.
+        network = choose(package)
     try:
-        model, found = network.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # They are told below, in one line.
-            output_loading_info=True,
-        )
+        with quietly():
+            model, found = network.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # They are told below, in one line.
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be loaded: {_first_line(error)}; give {option} a whole folder") from None
     wrong = {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}
@@ -60,6 +65,7 @@ def pretrained_facts(model: Any, folder: Path, *, resize: str) -> dict[str, str]
     }
 
 
+@offline()
 def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
     """The tokenizer in `folder`; InputError when there is none that can be read, or when it needs a package more."""
     package = _transformers(extra)
@@ -71,7 +77,8 @@ def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
             if not is_there:  # It would be taken for a file of another kind, and that told.
                 raise MissingExtraError(name, extra)
     try:
-        return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quietly():
+            return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder} has no tokenizer: {_first_line(error)}; give {option} a whole folder") from None
 
@@ -88,14 +95,8 @@ def check_pretrained(folder: Path, kinds: tuple[str, ...], option: str) -> None:
 
 
 def _transformers(extra: str) -> Any:
-    """The package, told to stay offline before it is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with importing("transformers", extra):
         import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", extra) from None
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     return transformers
 
 

@@ -1,22 +1,24 @@
 """LoRA (Hu et al., 2022): a student that learns low-rank changes of its teacher's blocks, W + alpha / rank B A."""
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.models.student import Student
 from ard.models.transformer import Backbone, Transformer
 from ard.models.weights import StateDict
+from ard.offline import offline
 
 ADAPTED = ["qkv", "q", "kv", "proj", "fc1", "fc2"]  # Of DiT and PixArt: the linear layers of attentions and MLP.
 BASE, A, B = "base_layer.", "lora_A.default.weight", "lora_B.default.weight"  # As peft names them.
 
 
+@offline()
 def add_adapters(student: Student, *, rank: int, alpha: float, generator_of: Callable[[str], torch.Generator]) -> None:
     """Freeze the teacher's network and give its blocks adapters; MissingExtraError without the package.
 
@@ -65,10 +67,6 @@ def _draw(parameter: Tensor, generator: torch.Generator) -> None:
 
 
 def _peft() -> Any:
-    """The package, told to stay offline before it is read for the first time."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
+    with importing("peft", "lora"):
         import peft
-    except ImportError:
-        raise MissingExtraError("peft", "lora") from None
     return peft
