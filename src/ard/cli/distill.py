@@ -24,7 +24,7 @@ from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, fin
 from ard.presets.fitted import fit_recipe, tell_recipe
 from ard.presets.preset import Preset
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import reference_to
+from ard.teacher import load_teacher_card, reference_to
 from ard.text import seen_from
 from ard.timegrid import rescaled_indices
 from ard.training.adversarial import (

@@ -78,11 +78,11 @@ class Probe:
     """What the labels stand for."""
 
     @torch.no_grad()
-    def diversity(self, student: Student) -> float:
+    def diversity(self, student: Student) -> Float[Tensor, ""]:
         """The spread within labels of the student's own roll-outs, as a part of the teacher's: 1 is as diverse."""
         made = sample(student, self.noise, condition=self.condition)[:, -1]
         spread, teachers = (within_label_spread(images, self.labels) for images in (made, self.images))
-        return float((spread + 1e-6) / (teachers + 1e-6))  # 1 where no label has two images.
+        return spread / (teachers + 1e-6)
 
 
 def probe_from(source: TrajectorySource, teacher: Teacher, device: torch.device) -> Probe:
@@ -112,9 +112,12 @@ def _solve(
     return noise, solve_pf_ode(teacher, noise, condition, ode=ode, kept=(ode.num_teacher_steps,)).x_t[:, -1]
 
 
-def require_diverse(diversity: float, *, step: int) -> None:
-    """InputError when the student's images of a label are far more alike than the teacher's, or far less."""
-    if not ALIKE <= diversity <= APART:
+def require_diverse(diversity: float, *, start: float, step: int) -> None:
+    """InputError when the student's images of a label are far more alike than the teacher's, or far less.
+
+    `start` is the diversity before the stage: a student that was less diverse (or more) may stay as it was.
+    """
+    if not ALIKE * min(start, 1) <= diversity <= APART * max(start, 1):
         what = "collapsed" if diversity < ALIKE else "come apart"
         raise InputError(
             f"the student has {what} at update {step}: its images of a class differ {diversity:.2f} times as much "
