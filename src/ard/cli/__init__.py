@@ -11,8 +11,10 @@ import sys
 from itertools import pairwise
 from typing import Any
 
+from ard.cli.workplace import workplace
 from ard.errors import InputError
 from ard.processes import die_with_parent
+from ard.stopping import Stopped, stopping_at_once
 
 COMMANDS = {
     # verb, of one word or two: (module, class, one line)
@@ -74,27 +76,36 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit status of `ard` with these arguments."""
+    """The exit status of `ard` with these arguments: 0, 2 for a bad input, 128 and the signal's number when stopped."""
     try:
-        match arguments:
-            case [] | ["-h" | "--help"]:
-                print(_overview())
-            case ["--version"]:
-                print(importlib.import_module("ard").__version__)
-            case [group, "-h" | "--help"] if _members(group):
-                print(_overview(f"{group} "))
-            case _:
-                verb, options = _split(arguments)
-                parse(verb, options).run()
+        with stopping_at_once():
+            _run(arguments)
     except InputError as error:
         return _complain(str(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"{error.strerror or error}{where}; nothing is lost, run the same command again to go on")
-    except KeyboardInterrupt:
-        print("ard: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        if "ARD_PARENT" not in os.environ:  # Which tells it itself.
+            print(f"ard: {stop}", file=sys.stderr)
+        return stop.status
     return 0
+
+
+def _run(arguments: list[str]) -> None:
+    """Do what the arguments say."""
+    match arguments:
+        case [] | ["-h" | "--help"]:
+            print(_overview())
+        case ["--version"]:
+            print(importlib.import_module("ard").__version__)
+        case [group, "-h" | "--help"] if _members(group):
+            print(_overview(f"{group} "))
+        case _:
+            verb, options = _split(arguments)
+            command = parse(verb, options)
+            with workplace(verb, command):
+                command.run()
 
 
 def _members(group: str) -> list[str]:
