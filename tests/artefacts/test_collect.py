@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ard.trajectories import collect as collecting
+from ard.trajectories import solving
 
 Contents = Callable[[Path], dict[str, bytes]]
 Made = Callable[..., str]
@@ -152,14 +153,14 @@ class Overlap:
         self.solved = 0
         self.written: list[int] = []
         self.second_is_solved = threading.Event()
-        self.solve, self.write = collecting._solve_shard, collecting.write_shard
-        monkeypatch.setattr(collecting, "_solve_shard", self.watch_solve)
-        monkeypatch.setattr(collecting, "write_shard", self.watch_write)
+        self.solve, self.write = collecting.solve_shard, solving.write_shard
+        monkeypatch.setattr(collecting, "solve_shard", self.watch_solve)
+        monkeypatch.setattr(solving, "write_shard", self.watch_write)
 
-    def watch_solve(self, *arguments: Any) -> Any:
+    def watch_solve(self, *arguments: Any, **options: Any) -> Any:
         self.solved += 1
         assert len(self.written) >= self.solved - 2, "one shard waits at most"
-        tensors = self.solve(*arguments)
+        tensors = self.solve(*arguments, **options)
         if self.solved == 2:
             self.second_is_solved.set()
         return tensors
@@ -190,7 +191,7 @@ def test_a_full_disk_ends_the_work_with_one_line_and_no_further_shard(
 ) -> None:
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 4, "--out"]
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "write_shard", full_from_the_second_on(collecting.write_shard))
+        patch.setattr(solving, "write_shard", full_from_the_second_on(solving.write_shard))
         line = complaint(*arguments, tmp_path / "store")
     assert "No space left on device: " in line
     assert "traj-000001.safetensors" in line
@@ -269,6 +270,7 @@ def test_a_part_of_the_ranks_leaves_a_store_that_calls_itself_incomplete(
     monkeypatch.setenv("WORLD_SIZE", "2")
     made("collect", "--teacher", toys / "teacher", "--out", tmp_path, *collect_options)
     assert json.loads(made("trajectories", "info", tmp_path))["complete"] is False
+    monkeypatch.delenv("WORLD_SIZE")
     assert "is incomplete" in complaint("distill", "--trajectories", tmp_path, "--out", tmp_path / "student")
 
 
