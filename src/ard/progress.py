@@ -22,3 +22,8 @@ def progress_bar(total: int, description: str, *, unit: str, done: int = 0, line
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 15.0,
     )
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, above the progress bars."""
+    tqdm.write(text, file=sys.stderr)

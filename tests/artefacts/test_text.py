@@ -30,7 +30,7 @@ from ard.prompts import MAX_CHARACTERS, read_prompts
 from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
-from ard.text import EncodedText, TextManifest, encode_prompts, text_hash
+from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
 from ard.training.collapse import probe_from
 from ard.training.distill import given_by
 from ard.training.loop import TrainConfig
@@ -262,7 +262,7 @@ class TestEncode:
         asked: list[list[str]] = []
         before = (text / "text-000000.safetensors").read_bytes()
         (text / "text-000000.safetensors").write_bytes(before[:100])
-        opened = TextManifest(**json_without_schema(text / "text.json"))
+        opened = load_text_manifest(text)[0]
 
         def encode(texts: Any) -> list[Tensor]:
             asked.append(list(texts))
@@ -274,6 +274,36 @@ class TestEncode:
         change(text / "text.json", prompts=["a cat"])
         encode_prompts(text, dataclasses.replace(opened, prompts=("a cat",)), encode, progress=lambda _: None)
         assert asked[1:] == [["", "a cat"]]
+
+    def test_what_a_kill_in_the_first_write_leaves_is_removed(
+        self, encode_options: list[object], text: Path, tmp_path: Path, made: Made, leftover: Any, dead: int
+    ) -> None:
+        (tmp_path / "new").mkdir()
+        leftover(tmp_path / "new", dead)
+        made(*encode_options, "--out", tmp_path / "new")
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["text-000000.safetensors", "text.json"]
+        assert torch.equal(EncodedText(tmp_path / "new")._null, EncodedText(text)._null)
+
+    def test_a_flipped_bit_is_found_when_it_is_read(self, text: Path) -> None:
+        data = bytearray((text / "text-000000.safetensors").read_bytes())
+        data[-1] ^= 1
+        (text / "text-000000.safetensors").write_bytes(data)
+        with pytest.raises(InputError, match=r"text-000000\.safetensors is damaged: .* run the same ard text encode"):
+            EncodedText(text)
+
+    def test_a_folder_of_version_0_1_0_which_has_no_checksums_is_read(
+        self, encode_options: list[object], text: Path, made: Made
+    ) -> None:
+        new = EncodedText(text).condition(torch.arange(4))
+        encoder, tensors = load_text_manifest(text)[0].encoder, load_file(text / "text-000000.safetensors")
+        (text / "text-000000.safetensors").unlink()
+        save_file(tensors, text / "text-000000.safetensors", {"encoder": encoder})
+        plain = json.loads((text / "text.json").read_text())
+        plain.pop("shards")
+        (text / "text.json").write_text(json.dumps(plain))
+        old = EncodedText(text).condition(torch.arange(4))
+        assert all(torch.equal(getattr(old, field), getattr(new, field)) for field in ("tokens", "mask"))
+        assert "is there already" in made(*encode_options, "--out", text)
 
     def test_the_encoder_is_freed_at_the_end(self, pipeline: Path) -> None:
         card = find_text_encoder(pipeline, max_tokens=None, precision="float32")
@@ -295,10 +325,10 @@ class TestEncode:
         other = tmp_path / "other"
         save_encoder(other, other, seed=1)
         words = ["--encoder", other, "--max-tokens", 120, "--out", text]
-        assert "holds text of another encoder" in refused(*encode_options, *words)
-        assert "holds text of another encoder" in refused(*encode_options, "--max-tokens", 60, "--out", text)
+        assert "holds other encoded prompts (encoder " in refused(*encode_options, *words)
+        assert "holds other encoded prompts (encoder " in refused(*encode_options, "--max-tokens", 60, "--out", text)
         prompts.write_text("a cat\n")
-        assert "holds 4 other prompts" in refused(*encode_options, "--out", text)
+        assert "holds other encoded prompts (prompts ['A red cat', " in refused(*encode_options, "--out", text)
         assert "holds other files and no text.json" in refused(*encode_options, "--out", other)
 
     def test_a_full_disk_is_told_in_one_line_and_the_command_goes_on_later(
@@ -389,12 +419,6 @@ def shrink(path: Path) -> None:
     weights = load_file(path)
     weights.pop(next(name for name in weights if name.endswith("layer_norm.weight")))
     save_file(weights, path, {"format": "pt"})
-
-
-def json_without_schema(path: Path) -> dict[str, Any]:
-    plain = json.loads(path.read_text())
-    plain.pop("schema")
-    return {**plain, "prompts": tuple(plain["prompts"])}
 
 
 class TestCommands:

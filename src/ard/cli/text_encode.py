@@ -51,14 +51,14 @@ class TextEncode:
             max_tokens=card.max_tokens,
             prompts=prompts,
         )
-        told = f"{len(prompts)} prompts, {len(manifest.different()) - 1} different ones"
+        told = f"{len(prompts)} prompts, {manifest.total - 1} different ones"
         if self.dry_run:
             return print_plan({"encoder": card, "prompts": told, "device": str(device), "out": self.out})
         if is_encoded(self.out, manifest):
             return print(f"text {self.out} is there already: {told}")
         with (
             text_encoder(card, device) as encode,
-            progress_bar(len(manifest.different()), "text encode", unit="prompt") as bar,
+            progress_bar(manifest.total, "text encode", unit="prompt") as bar,
         ):
             encode_prompts(self.out, manifest, encode, progress=bar.update)
         print(f"text {self.out}: {told}, at most {card.max_tokens} tokens each")

@@ -22,6 +22,7 @@ from ard.evaluation.features.network import Feature
 from ard.evaluation.images import Images, RgbPixels, as_rgb, parts_of
 from ard.evaluation.metrics.moments import Moments
 from ard.files import write_atomically
+from ard.marks import PROVENANCE, npz_mark
 
 STATISTICS = {
     Feature.POOL3: ("mu", "sigma"),
@@ -29,7 +30,6 @@ STATISTICS = {
     Feature.DINOV2: ("mu_dinov2", "sigma_dinov2"),  # Not in ADM's own files; its script passes over it.
 }
 WIDTHS = {Feature.POOL3: 2048, Feature.SPATIAL: 2023}
-PROVENANCE = "ard"  # A JSON text beside the arrays: which images and which weights.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def write_reference(
         for feature, values in moments.items():
             for name, tensor in zip(STATISTICS[feature], (values.mean, values.covariance), strict=True):
                 _write_array(archive, name, tensor.double().numpy())
-        _write_array(archive, PROVENANCE, np.array(json.dumps(provenance)))
+        _write_array(archive, PROVENANCE, npz_mark("evaluate", provenance))
     write_atomically(out, buffer.getvalue())
 
 

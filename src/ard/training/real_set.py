@@ -11,6 +11,7 @@ from ard.datasets.picture_set import MODES, require_classes
 from ard.datasets.real import open_pictures
 from ard.errors import InputError
 from ard.latents import LatentCache
+from ard.models.autoencoder import LatentScale
 from ard.trajectories.manifest import Manifest
 from ard.types import Labels, Latents
 
@@ -22,8 +23,8 @@ class RealSet:
     identity: str
     """A fingerprint of the images, whatever their path is."""
     labels: Labels
-    scaling_factor: float | None
-    """Of a latent cache."""
+    scale: LatentScale | None
+    """Of a latent cache's latents."""
     draw: Callable[[Tensor, torch.Generator], Latents]
     """The images of these rows; a cache draws them from their distributions."""
 
@@ -42,7 +43,7 @@ def open_real_set(path: Path, trajectories: Manifest) -> RealSet:
     return RealSet(
         identity=pictures.identity,
         labels=pictures.require_classes(trajectories.num_classes),
-        scaling_factor=None,
+        scale=None,
         draw=lambda ids, _: pictures.images(ids.tolist(), size=size, channels=channels),
     )
 
@@ -57,4 +58,4 @@ def _cached(folder: Path, trajectories: Manifest) -> RealSet:
             "a cache with another --size, or with the autoencoder of the teacher"
         )
     require_classes(folder, found.num_classes, trajectories.num_classes, named=bool(found.class_names))
-    return RealSet(identity=found.identity, labels=cache.labels, scaling_factor=found.scaling_factor, draw=cache.draw)
+    return RealSet(identity=found.identity, labels=cache.labels, scale=found.scale, draw=cache.draw)

@@ -9,18 +9,16 @@ import torch
 
 from ard.devices import one_thread
 from ard.errors import InputError, require_at_least
-from ard.files import remove_leftovers
 from ard.models.student import StateKind
 from ard.ranks import rank_and_world
 from ard.seeds import require_seed
+from ard.sharded.making import Claim, publish_shard, require_claimable
 from ard.stopping import Stop, stopping
 from ard.teacher import Ode, Teacher, reference_to
 from ard.text import EncodedText, require_text
 from ard.trajectories.execution import Execution, relative_error
-from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
-from ard.trajectories.reader import is_published
-from ard.trajectories.shards import open_shard
-from ard.trajectories.solving import Progress, publish, solve_shard, starts, text_of
+from ard.trajectories.manifest import Manifest, load_manifest
+from ard.trajectories.solving import Progress, solve_shard, starts, text_of
 from ard.trajectories.workers import share_out
 
 KEPT = "the shards that are there are kept; the same command goes on from there"
@@ -35,17 +33,17 @@ def collect(
     part; each computes in one thread on a CPU, so that the bytes do not depend on their number. A signal ends the work
     by Stopped before the next batch.
     """
-    _prepare(folder, manifest)
+    claim = Claim(folder, manifest)
     rank, world = rank_and_world()
     mine = range(rank, manifest.num_shards, world)
-    missing = [shard for shard in mine if not is_published(folder, manifest, shard)]
+    missing = claim.missing(mine)
     progress(sum(manifest.rows(shard) for shard in mine if shard not in missing))
     with stopping() as stop, one_thread(device):
         if min(workers, len(missing)) > 1:
             share_out(folder, manifest, missing, device, min(workers, len(missing)), stop, progress, kept=KEPT)
         else:
             _make_in_turn(folder, manifest, teacher, missing, device, stop, progress)
-    finish(folder, manifest)
+    claim.finish()
 
 
 def plan_store(  # noqa: PLR0913 they are the manifest's fields
@@ -98,8 +96,8 @@ def with_measured_error(
     if manifest.execution == Execution():
         return manifest
     if (folder / "manifest.json").exists():
+        require_claimable(folder, manifest)
         stored, _ = load_manifest(folder)
-        check_same(folder, stored, manifest)
         if stored.x_0_error is not None:
             return replace(manifest, x_0_error=stored.x_0_error)
     seeds = manifest.seeds(0)[: manifest.batch_size]
@@ -108,27 +106,6 @@ def with_measured_error(
     if not math.isfinite(error):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number images")
     return replace(manifest, x_0_error=float(f"{error:.3g}"))
-
-
-def finish(folder: Path, manifest: Manifest) -> None:
-    """Write the checksums into the manifest once every shard is there."""
-    if all(is_published(folder, manifest, shard) for shard in range(manifest.num_shards)):
-        shards = [open_shard(folder / shard_name(shard)) for shard in range(manifest.num_shards)]
-        save_manifest(folder, manifest, {shard.path.name: shard.header_crc for shard in shards})
-
-
-def _prepare(folder: Path, manifest: Manifest) -> None:
-    """Refuse a folder with other trajectories; otherwise write its manifest, which is incomplete until the end."""
-    checksums: dict[str, str] = {}
-    if (folder / "manifest.json").exists():
-        stored, checksums = load_manifest(folder)
-        check_same(folder, stored, manifest)
-        if stored == manifest and checksums:
-            return remove_leftovers(folder)
-    elif folder.is_dir() and any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder} holds other files and no manifest.json; choose another --out")
-    save_manifest(folder, manifest, {})
-    remove_leftovers(folder)
 
 
 def _make_in_turn(
@@ -148,6 +125,6 @@ def _make_in_turn(
             solved = solve_shard(teacher, manifest, shard, text, device, pause=lambda: stop.pause(KEPT), told=progress)
             if writing:
                 writing.result()
-            writing = writer.submit(publish, folder, manifest, shard, solved)
+            writing = writer.submit(publish_shard, folder, manifest, shard, solved)
         if writing:
             writing.result()

@@ -11,8 +11,7 @@ from ard.condition import Condition
 from ard.errors import InputError
 from ard.teacher import Solution, Teacher, noise_for_seeds, solve_pf_ode
 from ard.text import EncodedText, condition_of, open_referred
-from ard.trajectories.manifest import Manifest, shard_name
-from ard.trajectories.shards import write_shard
+from ard.trajectories.manifest import Manifest
 from ard.types import Latents
 
 Progress = Callable[[int], object]  # Told how many trajectories more are there: published before, or solved just now.
@@ -38,7 +37,7 @@ def starts(
 ) -> tuple[Latents, Condition]:
     """The noise and the condition of each seed."""
     channels, height, width = manifest.shape
-    condition = condition_of(text, torch.tensor(seeds) % manifest.num_conditions)
+    condition = condition_of(text, manifest.labels(torch.tensor(seeds)))
     return noise_for_seeds(seeds, (channels, height, width)).to(device), condition.to(device)
 
 
@@ -61,12 +60,7 @@ def solve_shard(
         told(len(part))
     tensors = {str(state): torch.cat([getattr(batch, state) for batch in batches]) for state in manifest.states}
     seed = torch.tensor(seeds)
-    return {**tensors, "seed": seed, "label": seed % manifest.num_conditions}
-
-
-def publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Tensor]) -> None:
-    """Write a shard."""
-    write_shard(folder / shard_name(shard), tensors, manifest.identity)
+    return {**tensors, "seed": seed, "label": manifest.labels(seed)}
 
 
 def text_of(manifest: Manifest, folder: Path) -> EncodedText | None:

@@ -14,11 +14,12 @@ import torch
 
 from ard.errors import InputError
 from ard.processes import die_with_parent
+from ard.sharded.making import publish_shard
 from ard.stopping import Stop, Stopped, undisturbed_start
 from ard.teacher import Teacher, load_teacher
 from ard.trajectories.execution import executed
 from ard.trajectories.manifest import Manifest
-from ard.trajectories.solving import Progress, publish, solve_shard, text_of
+from ard.trajectories.solving import Progress, solve_shard, text_of
 
 TICK = 0.2  # Seconds between two looks at who has ended.
 
@@ -117,4 +118,4 @@ def _make(shard: int) -> None:
     work.pause()
     text = text_of(work.manifest, work.folder)
     tensors = solve_shard(work.teacher, work.manifest, shard, text, work.device, pause=work.pause, told=work.told.send)
-    publish(work.folder, work.manifest, shard, tensors)
+    publish_shard(work.folder, work.manifest, shard, tensors)
