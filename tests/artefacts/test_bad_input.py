@@ -24,7 +24,7 @@ DEPTH = SIZES["tiny"][0]
 REFUSALS = {
     "unknown command": (
         "destill --out {new}",
-        "unknown command 'destill'; allowed: teach, teacher import, collect",
+        "unknown command 'destill'; did you mean distill? ard --help shows all",
     ),
     "unknown option": ("teach --out {new} --iteration 3", "--iteration"),
     "unknown option of no command": ("--verbose", "unknown command '--verbose'"),
