@@ -39,10 +39,10 @@ def run(arguments: list[str]) -> int:
         return complain(str(error))
     except OSError as error:
         return complain(explained(error))
-    except Stopped as stop:
+    except KeyboardInterrupt as stop:
         if "ARD_PARENT" not in os.environ:  # Which tells it itself.
-            print(f"ard: {stop}", file=sys.stderr)
-        return stop.status
+            print(f"ard: {str(stop) or 'stopped'}", file=sys.stderr)
+        return stop.status if isinstance(stop, Stopped) else 130
     return 0
 
 

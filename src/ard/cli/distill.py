@@ -122,7 +122,7 @@ class Distill:
         if self.dry_run:
             cost = budget(self._workload(student, manifest)).plain(TFLOPS)
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
-        if is_finished(self.out, plan):
+        if is_finished(self.out, plan, "student"):
             return print(f"student {self.out} is there already")
         student.network.run_block = block_runner(
             student.network.blocks,
