@@ -27,6 +27,7 @@ ROWS: tuple[set[str], ...] = (
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
     {"losses", "sampling", "pictures", "latents", "decoding"},
+    {"sample_folder"},
     {"fast_sampling"},
     {"training", "evaluation"},
     {"presets", "table", "references", "figures", "model_card"},

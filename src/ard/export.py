@@ -15,14 +15,14 @@ from ard.config import differences, fingerprint_of, to_plain
 from ard.decoding import find_autoencoder, space_of_student, teacher_of
 from ard.errors import InputError, require_at_least
 from ard.exported_text import OPTION, ExportedText, plan_text
-from ard.files import read_json, remove_leftovers, write_json, written_aside
+from ard.files import read_json, remove_leftovers, write_atomically, write_json, written_aside
 from ard.measured import measured
 from ard.model_card import CARD, SHEET, About, model_card
 from ard.models.autoencoder import AutoencoderCard, load_autoencoder
 from ard.models.text_encoder import load_text_encoder
 from ard.models.weights import fingerprint
 from ard.offline import offline, quietly
-from ard.pictures import save_pixels
+from ard.pictures import png_bytes, samples_sheet
 from ard.students import StudentCard, load_card, load_student
 from ard.text import num_conditions
 
@@ -177,7 +177,9 @@ def _draw_samples(path: Path, pipeline: Any, export: Export) -> None:
     asked = {"prompt": text.condition(torch.tensor(labels))} if text else {"class_labels": labels}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     pictures = np.stack([np.asarray(picture) for picture in pipeline(**asked, generator=generators).images])
-    save_pixels(path, torch.from_numpy(pictures.reshape(*pictures.shape[:3], -1)), labels, seeds)
+    captions = [text.manifest.prompts[label] for label in labels] if text else []
+    pixels = torch.from_numpy(pictures.reshape(*pictures.shape[:3], -1))
+    write_atomically(path, png_bytes(samples_sheet(pixels, captions)))
 
 
 def _samples_told(count: int, of: str) -> str:

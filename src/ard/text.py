@@ -198,8 +198,13 @@ def num_conditions(text: EncodedText | None, network: TransformerConfig) -> int:
     return network.num_classes if text is None else len(text)
 
 
-def require_text(text: EncodedText | None, network: TransformerConfig, *, owner: Path) -> None:
-    """InputError unless the network in `owner` reads text of this width, or reads none and is given none."""
+def require_text(
+    text: EncodedText | None, network: TransformerConfig, *, owner: Path, max_tokens: int | None = None
+) -> None:
+    """InputError unless the network in `owner` reads text of this width, or reads none and is given none.
+
+    Also for text that was made for more or fewer tokens than `max_tokens`, where that is known.
+    """
     if network.text is None:
         if text is not None:
             raise InputError(
@@ -211,6 +216,11 @@ def require_text(text: EncodedText | None, network: TransformerConfig, *, owner:
         raise InputError(
             f"{text.folder} has text of width {text.manifest.width}, and {owner} reads {network.text.width}; encode "
             "the prompts with its own encoder"
+        )
+    elif max_tokens not in {None, text.manifest.max_tokens}:
+        raise InputError(
+            f"{text.folder} has prompts of at most {text.manifest.max_tokens} tokens, and {owner} reads {max_tokens}; "
+            f"encode them with --max-tokens {max_tokens}"
         )
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ard.cli import run
 from ard.condition import Prompts, padded
 from ard.errors import InputError, MissingExtraError
 from ard.evaluation.images import LabelSampling, open_student
@@ -140,6 +142,24 @@ class TestPrompts:
         prompts.write_bytes("erster\r\nzwölf".encode())
         assert read_prompts(prompts) == ("erster", "zwölf")
 
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("p.txt", 'a cat\n\nzwölf, "sie"\n'),
+            ("p.TXT", 'a cat\r\n\r\nzwölf, "sie"'),
+            ("p.csv", 'caption,prompt\nno,a cat\nno,\nno,"zwölf, ""sie"""\n'),
+            ("p.csv", 'prompt\r\na cat\r\n""\r\n"zwölf, ""sie"""'),
+            ("p.tsv", 'id\tprompt\n1\ta cat\n2\t\n3\t"zwölf, ""sie"""\n'),
+            ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": ""}\n{"prompt": "zwölf, \\"sie\\""}'),
+        ],
+    )
+    def test_a_mark_at_the_start_is_dropped_and_an_empty_prompt_is_one(
+        self, name: str, content: str, mark: bytes, tmp_path: Path
+    ) -> None:
+        (tmp_path / name).write_bytes(mark + content.encode())
+        assert read_prompts(tmp_path / name) == ("a cat", "", 'zwölf, "sie"')
+
     @pytest.mark.parametrize("key", ["prompt", "text", "caption"])
     def test_json_lines_have_it_under_a_key(self, key: str, tmp_path: Path) -> None:
         lines = [json.dumps({key: prompt, "other": 1}) for prompt in PROMPTS]
@@ -149,6 +169,12 @@ class TestPrompts:
     def test_the_first_key_wins(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text(json.dumps({"caption": "no", "prompt": "yes"}))
         assert read_prompts(tmp_path / "p.jsonl") == ("yes",)
+
+    @pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
+    def test_a_mark_before_the_first_prompt_is_no_part_of_it(self, name: str, tmp_path: Path) -> None:
+        content = "a cat\n" if name == "p.txt" else json.dumps({"prompt": "a cat"})
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read_prompts(tmp_path / name) == ("a cat",)
 
     def test_a_data_set_on_disk_has_a_column(self, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
@@ -165,14 +191,17 @@ class TestPrompts:
     @pytest.mark.parametrize(
         ("name", "content", "words"),
         [
-            ("p.txt", "a cat\n\na dog\n", r"p\.txt, line 2, is empty"),
-            ("p.txt", "a cat\n  \n", r"p\.txt, line 2, is empty"),
             ("p.txt", "", r"p\.txt holds no prompts"),
             ("p.txt", "a cat\n" + "x" * 10_000, rf"line 2, has 10000 characters; at most {MAX_CHARACTERS}"),
             ("p.jsonl", '{"prompt": "a cat"}\n{"image": 3}', r"line 2, has no text under prompt, text or caption"),
             ("p.jsonl", '{"prompt": 3}', r"line 1, has no text under"),
             ("p.jsonl", "a cat", r"line 1, is not JSON"),
-            ("p.csv", "a cat", r"ends in \.csv; allowed: \.txt"),
+            ("p.csv", "", r"p\.csv has the columns none; one called prompt, text or caption"),
+            ("p.csv", "a cat\n", r"has the columns a cat; one called prompt, text or caption is needed"),
+            ("p.csv", "image,prompt\n1\n", r"line 2, has no prompt: it ends before that column"),
+            ("p.csv", 'prompt\n"a cat', r"is no row of a table \(unexpected end of data\)"),
+            ("p.csv", "prompt\n", r"p\.csv holds no prompts"),
+            ("p.docx", "a cat", r"ends in \.docx; allowed: \.txt"),
             ("missing.txt", None, r"missing\.txt does not exist"),
         ],
     )
@@ -439,6 +468,60 @@ class TestCommands:
         assert torch.equal(reader.condition(reader.labels[4:8]).tokens, given.tokens)
         assert (wanted[0, -1] - wanted[1, -1]).abs().max() > 1e-3
 
+    @pytest.mark.parametrize("model", ["student", "teacher"])
+    def test_prompts_given_now_are_drawn_as_if_they_had_been_encoded_before(
+        self, model: str, root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        drawing = ["sample", f"--{model}", root / model, "--vae", pipeline / "vae", "--device", "cpu"]
+        drawing += ["--num-teacher-steps", 3] if model == "teacher" else []
+        given = ["--prompt", PROMPTS[2], PROMPTS[0], "--text-encoder", pipeline]
+        made(*drawing, *given, "--out", tmp_path / "given.npz")
+        made(
+            *drawing,
+            "--text",
+            root / "text",
+            "--labels",
+            "2,0",
+            "--seeds",
+            "1000000-1000001",
+            "--out",
+            tmp_path / "b.npz",
+        )
+        with np.load(tmp_path / "given.npz") as ours, np.load(tmp_path / "b.npz") as theirs:
+            assert ours["labels"].tolist() == [0, 1]
+            assert np.array_equal(ours["arr_0"], theirs["arr_0"])
+        made(*drawing, *given, "--out", tmp_path / "folder")
+        record = json.loads((tmp_path / "folder/samples.json").read_text())
+        assert record["labels"] == {"0": PROMPTS[2], "1": PROMPTS[0]}
+
+    def test_a_sheet_has_the_prompts_below_its_pictures(
+        self, root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        options = ["--vae", pipeline / "vae", "--seeds", "0-3", "--out", tmp_path / "a.png", "--device", "cpu"]
+        made("sample", "--student", root / "student", *options)
+        with Image.open(tmp_path / "a.png") as page:
+            assert page.height > 2 + 128 + 2, "there is a line of text"
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--prompt", "a cat"], "--prompt needs --text-encoder"),
+            (["--prompt", "a cat", "--text", "TEXT"], "two sources of prompts"),
+            (["--prompt", "a cat", "--text-encoder", "OTHER"], "is not the text encoder that"),
+            (["--prompt", "x" * 10_000, "--text-encoder", "PIPELINE"], "has 10000 characters"),
+            (["--labels", "a red cat"], "'a red cat' is no number or range"),
+        ],
+        ids=["no encoder", "two sources", "another encoder", "too long", "by name"],
+    )
+    def test_prompts_that_cannot_be_drawn_are_refused(
+        self, options: list[str], told: str, root: Path, tmp_path: Path, refused: Made, pipeline: Path
+    ) -> None:
+        save_encoder(tmp_path / "other/text_encoder", tmp_path / "other/tokenizer", seed=1)
+        (tmp_path / "other/model_index.json").write_text((pipeline / "model_index.json").read_text())
+        places = {"TEXT": root / "text", "OTHER": tmp_path / "other", "PIPELINE": pipeline}
+        words = [places.get(word, word) for word in options] + ["--vae", pipeline / "vae"]
+        assert told in refused("sample", "--student", root / "student", *words, "--out", tmp_path / "a.png")
+
     def test_a_student_learns_from_it_and_draws_pictures(
         self, root: Path, tmp_path: Path, made: Made, pipeline: Path, complaint: Made
     ) -> None:
@@ -519,6 +602,13 @@ class TestCommands:
         name = "traj-000000.safetensors"
         assert (root / "again" / name).read_bytes() == (root / "store" / name).read_bytes()
 
+    def test_prompts_that_no_trajectory_reads_are_told(
+        self, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["collect", "--teacher", root / "teacher", "--text", root / "text", *COLLECT, "--num", 3]
+        assert run([str(word) for word in [*words, "--out", tmp_path / "few", "--dry-run"]]) == 0
+        assert "1 of 4 prompts have no trajectory: --num is 3, and 4 takes them all" in capsys.readouterr().err
+
     def test_artefacts_move_together(self, root: Path, tmp_path: Path) -> None:
         there = root.rename(tmp_path / "there")
         moved = TrajectoryReader(there / "store", state=StateKind.X_T, num_steps=2)
@@ -544,6 +634,12 @@ class TestCommands:
         made("teacher", "import", tmp_path / "wide", "--out", tmp_path / "other")
         line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
         assert "has text of width 10, and" in line
+        own = json.loads((root / "teacher/config.json").read_text())
+        change(tmp_path / "other/config.json", network=own["network"], imported={**own["imported"], "max_tokens": 300})
+        shutil.copy(root / "teacher/model.safetensors", tmp_path / "other")
+        line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
+        assert "has prompts of at most 120 tokens, and" in line
+        assert "reads 300; encode them with --max-tokens 300" in line
         line = refused(*collect_text, "--text", text, "--cfg-scale", 0.5, *out)
         assert "cfg_scale is 0.5" in line
 
@@ -572,7 +668,10 @@ class TestCommands:
             (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
             (["analyze", "solvers", "--teacher", "TEACHER", "--solvers", "ddim", "--out", "x"], "with classes only"),
             (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),
-            (["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"], "no encoded prompts"),
+            (
+                ["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"],
+                "is no folder of encoded prompts",
+            ),
         ],
         ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else "",
     )

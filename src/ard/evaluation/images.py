@@ -21,6 +21,7 @@ from ard.errors import InputError
 from ard.models.autoencoder import AutoencoderCard
 from ard.pictures import Pixels, to_pixels
 from ard.sampling import sample
+from ard.seeds import in_words
 from ard.students import StudentCard, find_text, load_card, load_student
 from ard.teacher import noise_for_seeds
 from ard.text import condition_of, num_conditions
@@ -154,7 +155,7 @@ def _student_facts(
         "kind": "student",
         "greyscale": len(seeds) if channels == 1 else 0,
         "jpeg": 0,
-        "seeds": _in_words(seeds),
+        "seeds": in_words(seeds),
         "labels": labels.value,
         "guidance": to_plain(card.ode.guidance),
         "student": to_plain(card.student),
@@ -172,12 +173,6 @@ def _autoencoder_facts(card: AutoencoderCard) -> dict[str, Any]:
         "shift_factor": card.scale.shift_factor,
         "dtype": "float32, no TF32",
     }
-
-
-def _in_words(seeds: Sequence[int]) -> str:
-    """Seeds as `--seeds` takes them: 5-9 where they follow one another."""
-    together = list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
-    return f"{seeds[0]}-{seeds[-1]}" if together else ",".join(map(str, seeds))
 
 
 def _batches_of(read: Callable[[Sequence[int]], RgbPixels]) -> Batches:

@@ -11,6 +11,7 @@ from typing import Any
 from ard.errors import InputError
 from ard.file_kinds import weight_files
 from ard.files import read_json
+from ard.models.text_encoder import MAX_TOKENS
 from ard.models.transformer import TransformerConfig
 from ard.models.weights import StateDict, require_finite
 from ard.published import dit_folder, pixart_folder
@@ -40,6 +41,8 @@ def read_folder(folder: Path) -> Published:
         scaling_factor=_scaling_factor(vae, network),
         vae=None if vae is None else os.fspath(vae.resolve()),
         class_names=_class_names(index or {}, network.num_classes),
+        shift_factor=_shift_factor(vae),
+        max_tokens=MAX_TOKENS.get(str((index or {}).get("_class_name"))),
         notes=(*notes, *told, *schedule.notes),
     )
     return Published(TeacherCard(network=network, diffusion=schedule.diffusion, imported=imported), weights)
@@ -118,6 +121,17 @@ def _scaling_factor(vae: Path | None, network: TransformerConfig) -> float | Non
     if not isinstance(scale, int | float):
         raise InputError(f"{path}: scaling_factor is {scale!r}; a number is expected")
     return float(scale)
+
+
+def _shift_factor(vae: Path | None) -> float | None:
+    """The pipeline's own autoencoder's; None where it has none, as Stable Diffusion's have not."""
+    if vae is None:
+        return None
+    path = vae / "config.json"
+    shift = read_json(path).get("shift_factor") or None
+    if not isinstance(shift, float | int | None):
+        raise InputError(f"{path}: shift_factor is {shift!r}; a number is expected")
+    return None if shift is None else float(shift)
 
 
 def _class_names(index: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:

@@ -64,7 +64,8 @@ def plan_store(  # noqa: PLR0913 they are the manifest's fields
     text: EncodedText | None = None,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
-    require_text(text, teacher.network.config, owner=teacher_folder)
+    max_tokens = teacher.imported.max_tokens if teacher.imported else None
+    require_text(text, teacher.network.config, owner=teacher_folder, max_tokens=max_tokens)
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
     require_seed("seed", first_seed)
     require_seed(f"the last of {num} seeds from {first_seed} on", first_seed + num - 1)
