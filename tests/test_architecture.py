@@ -25,7 +25,7 @@ ROWS: tuple[set[str], ...] = (
     {"models", "outputs"},
     {"sharded"},
     {"teacher", "datasets", "text"},
-    {"students", "trajectories", "published", "prompts"},
+    {"students", "trajectories", "published", "prompts", "origin"},
     {"losses", "sampling", "pictures", "latents", "decoding"},
     {"sample_folder"},
     {"fast_sampling"},

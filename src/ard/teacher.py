@@ -23,6 +23,7 @@ from ard.diffusion import (
     solver_output,
 )
 from ard.errors import InputError
+from ard.files import followed
 from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
@@ -106,7 +107,7 @@ class TeacherRef:
 
     def folder(self, artefact: Path) -> Path:
         """The teacher's folder, for an artefact in the folder `artefact`."""
-        return Path(os.path.normpath(artefact / self.path))
+        return followed(self.path, seen_from=artefact)
 
 
 @dataclass(frozen=True)

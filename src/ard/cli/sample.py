@@ -28,6 +28,7 @@ from ard.diffusion import Solver
 from ard.errors import InputError, require_at_least
 from ard.fast_sampling import Speed
 from ard.models.autoencoder import AutoencoderCard
+from ard.origin import find_teacher
 from ard.pictures import Pixels, SampleOutput, sample_output
 from ard.presets.preset import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
@@ -227,7 +228,7 @@ class Sample:
     def _teacher_rows(self, cards: list[StudentCard], device: torch.device) -> list[GridRow]:
         if not self.grid or self.teacher_rows is TeacherRows.NONE:
             return []
-        folder = self.teacher or cards[0].teacher.folder(self.student[0])
+        folder = self.teacher or find_teacher(cards[0].teacher, self.student[0])
         return teacher_grid_rows(cards, folder, self.teacher_rows, device=device)
 
     def _teacher(self, device: torch.device) -> Models:

@@ -10,6 +10,7 @@ from ard.figures import require_matplotlib
 from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
+from ard.origin import find_teacher
 from ard.processes import only_worker
 from ard.references import MIN_SAMPLES, references_in, require_data
 from ard.sweep import HEADER, Place, body_of, run_sweep
@@ -132,7 +133,7 @@ class Sweep:
     def _place(self, workers: int) -> Place:
         """Where everything lies."""
         manifest, _ = load_manifest(self.trajectories)
-        teacher = self.teacher or manifest.teacher.folder(self.trajectories)
+        teacher = self.teacher or find_teacher(manifest.teacher, self.trajectories)
         return Place(
             out=self.out,
             store=self.trajectories,
