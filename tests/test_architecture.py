@@ -20,6 +20,7 @@ ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
     {"extras", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
     {"devices", "distributed"},
+    {"spacing", "vp_table"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
     {"models", "outputs"},
     {"sharded"},

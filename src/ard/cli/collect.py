@@ -7,11 +7,12 @@ from typing import Literal
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, default_workers, resolve_device
-from ard.diffusion import Solver, TimeSpacing
+from ard.diffusion import Solver
 from ard.errors import InputError
 from ard.models.student import StateKind
 from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
+from ard.spacing import TimeSpacing
 from ard.teacher import Guidance, load_teacher, plan_ode
 from ard.text import EncodedText
 from ard.timegrid import check_indices, uniform_indices
