@@ -18,8 +18,9 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"extras", "draws", "files", "config", "progress", "processes", "ranks", "seeds", "offline"},
+    {"extras", "draws", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
     {"devices", "distributed"},
+    {"spacing", "vp_table"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
     {"models", "outputs"},
     {"sharded"},

@@ -79,6 +79,18 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """One thread on a CPU while the block runs, whatever it was before: the bits of a sum depend on their number."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def default_workers(device: torch.device) -> int:
     """One single-threaded process per core on a CPU, where that is fastest; one process on a GPU.
 
