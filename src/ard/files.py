@@ -13,6 +13,10 @@ from typing import Any
 
 from ard.errors import InputError
 
+MAX_JSON_BYTES = 256 << 20
+MAX_JSON_DEPTH = 64
+MAX_DIGITS = 20  # Of a whole number; the largest seed has as many.
+
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
 
 
@@ -73,26 +77,73 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; InputError when it is missing, damaged or not an object."""
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: not JSON ({error})") from None
+    """The JSON object in `path`; InputError when it is missing, damaged, not an object or beyond `parse_json`'s limits."""
+    value = parse_json(read_whole(path, at_most=MAX_JSON_BYTES), where=str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: a JSON object is expected")
     return value
+
+
+def parse_json(text: bytes | str, *, where: str) -> Any:
+    """The value of a JSON text, as JSON's own types; `where` names the text in errors.
+
+    InputError for what is no JSON, and for more nesting and longer whole numbers than anything that is meant has.
+    """
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise InputError(f"{where} is damaged: it is nested more than {MAX_JSON_DEPTH} deep") from None
+    except ValueError as error:
+        raise InputError(f"{where} is damaged: not JSON ({error})") from None
+    if _is_deeper(value, MAX_JSON_DEPTH):
+        raise InputError(f"{where} is damaged: it is nested more than {MAX_JSON_DEPTH} deep")
+    return value
+
+
+def read_whole(path: Path, *, at_most: int) -> bytes:
+    """The bytes of a regular file; InputError when it is none or holds more than `at_most` bytes."""
+    require_file(path)
+    if (size := path.stat().st_size) > at_most:
+        raise InputError(f"{path} has {size} bytes; at most {at_most} are read")
+    return path.read_bytes()
+
+
+def require_file(path: Path) -> None:
+    """InputError unless `path` is a regular file: a pipe may never give anything, and a device never ends."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise InputError(f"{path} is {kind}; a file is expected")
 
 
 def sha256_of(*paths: Path) -> str:
     """The SHA-256 of files, one after the other; of a single file it is what `sha256sum` prints."""
     digest = hashlib.sha256()
     for path in paths:
+        require_file(path)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _whole_number(text: str) -> int:
+    """Python takes time that grows with the square of a number's length, and stops at 4,300 digits."""
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise ValueError(f"a whole number has {len(text)} digits; at most {MAX_DIGITS} are read")
+    return int(text)
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects in `value` lie in each other more than `depth` deep."""
+    level = [value]
+    for _ in range(depth):
+        parts = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [part for inner in parts for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _is_running(process: int) -> bool:

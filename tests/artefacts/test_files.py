@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ard.errors import InputError
-from ard.files import read_json, remove_leftovers, write_atomically, write_json
+from ard.files import MAX_JSON_BYTES, read_json, remove_leftovers, sha256_of, write_atomically, write_json
+from ard.models.weights import read_weights
 
 
 def full_disk(_descriptor: int) -> None:
@@ -68,11 +69,50 @@ def test_json_goes_out_and_comes_back(tmp_path: Path) -> None:
     assert (tmp_path / "value.json").read_text().endswith("}\n")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"[1, 2]", b"3"])
-def test_damaged_json_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+DAMAGED = {
+    "nothing": (b"", "not JSON"),
+    "half": (b'{"a": 1', "not JSON"),
+    "no text": (b"\xff\xfe", "not JSON"),
+    "a list": (b"[1, 2]", "a JSON object is expected"),
+    "a number": (b"3", "a JSON object is expected"),
+    "nested 65 deep": (b'{"a":' + 64 * b"[" + 64 * b"]" + b"}", "nested more than 64 deep"),
+    "nested 100,000 deep": (b'{"a":' + 100_000 * b"[" + 100_000 * b"]" + b"}", "nested more than 64 deep"),
+    "a number of 400 digits": (b'{"a": ' + 400 * b"7" + b"}", "400 digits; at most 20"),
+    "a number of 5,000 digits": (b'{"a": -' + 5_000 * b"7" + b"}", "at most 20"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_json_is_refused_with_its_name(tmp_path: Path, damage: str) -> None:
+    content, told = DAMAGED[damage]
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"config\.json is damaged"):
+    with pytest.raises(InputError, match=r"config\.json is damaged") as refusal:
         read_json(tmp_path / "config.json")
+    assert told in str(refusal.value)
+
+
+def test_json_within_the_limits_is_read(tmp_path: Path) -> None:
+    nested: list[object] = []
+    for _ in range(62):
+        nested = [nested]
+    value = {"a": nested, "seed": 2**64 - 1, "low": -(2**63)}
+    write_json(tmp_path / "value.json", value)
+    assert read_json(tmp_path / "value.json") == value
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        for read in (read_json, sha256_of, read_weights):
+            with pytest.raises(InputError, match="a file is expected"):
+                read(path)
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "long.json").open("wb") as file:
+        file.truncate(MAX_JSON_BYTES + 1)
+    with pytest.raises(InputError, match="at most"):
+        read_json(tmp_path / "long.json")
 
 
 def test_missing_json_is_refused_with_its_name(tmp_path: Path) -> None:

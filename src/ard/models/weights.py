@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ard.errors import InputError
-from ard.files import read_json, write_atomically, write_json
+from ard.files import read_json, require_file, write_atomically, write_json
 
 SCHEMA = 1
 StateDict = dict[str, Tensor]
@@ -51,10 +51,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 def read_weights(path: Path) -> StateDict:
     """All tensors of a safetensors file; InputError when it is missing or half-written."""
+    require_file(path)
     try:
         return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or half-written ({error})") from None
 
