@@ -77,7 +77,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; InputError when it is missing, damaged, not an object or beyond `parse_json`'s limits."""
+    """The JSON object in `path`; InputError when it is missing, damaged, too large or not an object."""
     value = parse_json(read_whole(path, at_most=MAX_JSON_BYTES), where=str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: a JSON object is expected")

@@ -1,6 +1,7 @@
 """ard distill: trajectories, stored or made meanwhile, to a student."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,11 @@ from torch import Tensor
 
 from ard.analysis.budget import TFLOPS, Workload, budget
 from ard.cli.options import print_plan, to_plain_dict
+from ard.cli.pictures import look_over
 from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
+from ard.datasets.look import Check
+from ard.datasets.real import USUAL, Columns
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import read_json
@@ -42,7 +46,7 @@ from ard.training.distill import (
     student_pass,
 )
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
-from ard.training.real_set import RealSet, open_real_set
+from ard.training.real_set import RealSet, known_as, open_real_set
 from ard.training.state import trained_parameters
 from ard.training.teacher_share import TeacherShare
 from ard.trajectories.manifest import Manifest
@@ -91,6 +95,12 @@ class Distill:
     discriminator: str = "heads"
     """Fills in what follows: heads (ours), authors (as the authors' code has it), r3 (R3GAN's loss)."""
     adversary: AdversarialConfig = field(default_factory=AdversarialConfig)
+    image_column: str = ""
+    """--real PATH: a saved data set's column of images, or the ending of pictures in tars; empty: the only one."""
+    label_column: str = ""
+    """--real PATH: a saved data set's column of classes; empty: the only one."""
+    check: Check = Check.SAMPLE
+    """--real PATH: before the work decode a sample of the pictures and read every header, or decode all."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -205,10 +215,14 @@ class Distill:
         """What the discriminator takes for real, opened where it is a path; InputError when it does not fit."""
         path = self.adversary.real
         if isinstance(path, RealSource):
+            if self._columns() != USUAL:
+                raise InputError(f"--image-column and --label-column have no meaning with --real {path}; name a path")
             return path
         if supply.manifest.text:
             raise InputError(f"--real {path} has classes, and the teacher reads text; use --real teacher")
-        real, imported = open_real_set(path, supply.manifest), load_teacher_card(supply.folder).imported
+        look = functools.partial(look_over, columns=self._columns(), check=self.check, classes=True)
+        real = open_real_set(path, supply.manifest, lambda path: look(path).pictures)
+        imported = load_teacher_card(supply.folder).imported
         scale = imported.scaling_factor if imported else None
         if None not in {scale, real.scaling_factor} and scale != real.scaling_factor:
             raise InputError(
@@ -216,6 +230,9 @@ class Distill:
                 "the autoencoder of the teacher"
             )
         return real
+
+    def _columns(self) -> Columns:
+        return Columns(image=self.image_column, label=self.label_column)
 
     def _loss(
         self, student: Student, source: TrajectorySource, supply: Supply, real: RealSource | RealSet
@@ -295,16 +312,16 @@ class Distill:
                 "ode": to_plain(supply.manifest.ode),
                 "train": self.train,
                 "distill": self.distill,
-                **({"adversary": _plain_adversary(self.adversary, real)} if self.adversarial else {}),
+                **({"adversary": _plain_adversary(self.adversary, real, self.out)} if self.adversarial else {}),
                 **({"start": origin} if origin else {}),
             }
         )
 
 
-def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet) -> dict[str, Any]:
+def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet, out: Path) -> dict[str, Any]:
     """The discriminator's options; images are named by what they are, wherever they lie."""
     plain: dict[str, Any] = to_plain(adversary)
-    return plain if isinstance(real, RealSource) else {**plain, "real": f"{real.identity} ({len(real.labels)})"}
+    return plain if isinstance(real, RealSource) else {**plain, "real": known_as(real, out)}
 
 
 class Design(NamedTuple):
