@@ -18,8 +18,9 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"files", "config", "devices", "progress", "processes", "distributed", "seeds", "offline"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition"},
+    {"extras", "files", "config", "progress", "processes", "ranks", "seeds", "offline"},
+    {"devices", "distributed"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds"},
     {"models"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts"},
@@ -39,7 +40,6 @@ ROWS: tuple[set[str], ...] = (
 OPTIONAL = {
     "sklearn": "datasets.digits",
     "matplotlib": "figures",
-    "torch_fidelity": "evaluation.features.inception",
     "transformers": "models.huggingface",
     "diffusers": "models.autoencoder, pipeline",
     "datasets": "datasets.from_disk",

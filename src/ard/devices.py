@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from ard.errors import InputError
+from ard.ranks import gpu_of_rank, ranks_on_this_machine
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -23,14 +24,20 @@ class Precision(StrEnum):
 
 
 def resolve_device(name: DeviceName) -> torch.device:
-    """The device called `name`; auto takes CUDA, else MPS, else the CPU. InputError when it is not there."""
+    """The device called `name`; auto takes CUDA, else MPS, else the CPU. InputError when it is not there.
+
+    Each rank has a GPU of its own, which becomes this process's usual one.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [kind for kind, is_there in there.items() if is_there]
-    if name == "auto":
-        return torch.device(available[0])
-    if name not in available:
-        raise InputError(f"device {name} is not available on this machine; available: {', '.join(available)}")
-    return torch.device(name)
+    kind = available[0] if name == "auto" else name
+    if kind not in available:
+        raise InputError(f"device {kind} is not available on this machine; available: {', '.join(available)}")
+    gpu = gpu_of_rank(torch.cuda.device_count()) if kind == "cuda" else None
+    if gpu is None:
+        return torch.device(kind)
+    torch.cuda.set_device(gpu)
+    return torch.device(kind, gpu)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -61,5 +68,8 @@ def require_compiler(device: torch.device) -> None:
 
 
 def default_workers(device: torch.device) -> int:
-    """One single-threaded process per core on a CPU, where that is fastest; one process on a GPU."""
-    return (os.cpu_count() or 1) if device.type == "cpu" else 1
+    """One single-threaded process per core on a CPU, where that is fastest; one process on a GPU.
+
+    Ranks on one machine share its cores.
+    """
+    return max(1, (os.cpu_count() or 1) // ranks_on_this_machine()) if device.type == "cpu" else 1

@@ -1,4 +1,4 @@
-"""The ranks of a run as torchrun sets them, and sums over them; one process is rank 0 of 1 and its own sum."""
+"""Sums over the ranks of a run; one process is its own sum."""
 
 import os
 from collections.abc import Iterator
@@ -9,11 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, distributed
 
 from ard.errors import InputError
-
-
-def rank_and_world() -> tuple[int, int]:
-    """(rank, world size) of this process."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+from ard.ranks import rank_and_world
 
 
 @contextmanager
@@ -24,8 +20,6 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if "MASTER_ADDR" not in os.environ:
         raise InputError(f"WORLD_SIZE is {rank_and_world()[1]}, but there is no MASTER_ADDR: start it with torchrun")
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -36,6 +30,11 @@ def process_group(device: torch.device) -> Iterator[None]:
 def sum_over_ranks(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The sum of `values` over all ranks, on every rank; the values themselves where no process group was made."""
     return _reduced(values, distributed.ReduceOp.SUM) if _has_group() else values
+
+
+def mean_over_ranks(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The mean of `values` over all ranks, on every rank; the values themselves where no process group was made."""
+    return sum_over_ranks(values) / distributed.get_world_size() if _has_group() else values
 
 
 def largest_over_ranks(value: int) -> int:

@@ -21,3 +21,13 @@ class MissingExtraError(InputError):
         super().__init__(
             f"this needs the package {package}, which is not installed: run pip install '.[{extra}]' in ard's folder"
         )
+
+
+class BrokenExtraError(InputError):
+    """An optional package that a command needs is installed, and its import fails."""
+
+    def __init__(self, package: str, extra: str, reason: str) -> None:
+        super().__init__(
+            f"the package {package} is installed, but its import fails ({' '.join(reason.split())}): "
+            f"run pip install --upgrade '.[{extra}]' in ard's folder"
+        )

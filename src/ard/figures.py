@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ard.errors import MissingExtraError
+from ard.extras import importing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's.
 DASHES = ("-", "--", "-.", ":")
@@ -174,15 +174,16 @@ def block_grids(
 
 
 def require_matplotlib() -> None:
-    """MissingExtraError unless matplotlib is installed; a long run asks before it starts."""
-    try:
+    """InputError unless matplotlib can be imported; a long run asks before it starts."""
+    with importing("matplotlib", "demo"):
         import matplotlib as mpl  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "demo") from None
 
 
 def _draw(axes: Any, panel: Panel, *, whole_x: bool) -> None:
     """The curves of one panel with their ranges and the floor."""
+    upwards = [y for curve in panel.curves for y in (*curve.y, *curve.low, *curve.high)]
+    _keep_open(axes, "x", [x for curve in panel.curves for x in curve.x])
+    _keep_open(axes, "y", [*upwards, *([panel.floor[1]] if panel.floor else [])])
     for curve in panel.curves:
         colour = COLOURS[curve.style % len(COLOURS)]
         axes.plot(
@@ -210,6 +211,20 @@ def _draw(axes: Any, panel: Panel, *, whole_x: bool) -> None:
         axes.set_xticks(sorted({x for curve in panel.curves for x in curve.x}))
 
 
+def _keep_open(axes: Any, name: str, values: Sequence[float]) -> None:
+    """Give a logarithmic axis limits where matplotlib finds none: all values alike, or none of them positive.
+
+    Before anything is drawn, because afterwards matplotlib looks for its own limits first.
+    """
+    if getattr(axes, f"get_{name}scale")() != "log":
+        return
+    shown = [value for value in values if math.isfinite(value) and value > 0]
+    if not shown:
+        axes.set(**{f"{name}scale": "linear"})
+    elif max(shown) < 1.001 * min(shown):
+        axes.set(**{f"{name}lim": (min(shown) / 2, max(shown) * 2)})
+
+
 def _svg(figure: Any) -> str:
     """The finished figure as an SVG element, the same text for the same content."""
     buffer = io.StringIO()
@@ -219,11 +234,11 @@ def _svg(figure: Any) -> str:
 
 
 def _pyplot() -> Any:
-    require_matplotlib()
-    import matplotlib as mpl
+    with importing("matplotlib", "demo"):
+        import matplotlib as mpl
 
-    mpl.use("agg")
+        mpl.use("agg")
+        from matplotlib import pyplot as plt
+
     mpl.rcParams.update({"svg.hashsalt": "ard", "svg.fonttype": "none", "font.size": 10})
-    from matplotlib import pyplot as plt
-
     return plt

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ard.config import differences, fingerprint_of, from_plain, to_plain
 from ard.datasets.picture_set import PictureSet
-from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_json
 from ard.models.autoencoder import Autoencoder, AutoencoderCard
+from ard.ranks import rank_and_world
 from ard.trajectories.shards import Shard, open_shard, write_shard
 from ard.types import Labels, Latents
 

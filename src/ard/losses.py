@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from ard.distributed import rank_and_world, sum_over_ranks
+from ard.distributed import mean_over_ranks
 from ard.types import Logits, States, Tokens
 
 
@@ -52,12 +52,12 @@ def adversarial_weight(
 ) -> Float[Tensor, ""]:
     """|d regression / d weight| / (|d generator / d weight| + 1e-4), at most `cap`: VQGAN (Esser et al., 2021).
 
-    `weight` is the last output layer's, where both gradients then have the same norm. The mean over ranks, so that
-    all of them minimise the same sum. Both graphs are kept.
+    `weight` is the last output layer's, where both gradients then have the same norm. Over several ranks the gradients
+    are those of the whole batch, their means, so that all ranks minimise the same sum. Both graphs are kept.
     """
-    norms = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (regression, generator)]
-    ratio = (norms[0] / (norms[1] + 1e-4)).clamp(max=cap).detach()
-    return sum_over_ranks(ratio) / rank_and_world()[1]
+    slopes = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (regression, generator)]
+    norms = [mean_over_ranks(slope).norm() for slope in slopes]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(max=cap).detach()
 
 
 def gradient_penalty(logits_of: Callable[[Sequence[Tokens]], Logits], features: Sequence[Tokens]) -> Float[Tensor, ""]:

@@ -18,7 +18,8 @@ from torch import Generator, Tensor, nn
 
 from ard.condition import Condition, Prompts, to_device
 from ard.config import from_plain, to_plain
-from ard.errors import InputError, MissingExtraError, require_at_least
+from ard.errors import InputError, require_at_least
+from ard.extras import importing
 from ard.history import KVCache
 from ard.model_card import CARD, SHEET, About, model_card
 from ard.models.autoencoder import PICTURE_CHANNELS, decode_latents
@@ -30,13 +31,11 @@ from ard.students import StudentCard, build_student
 from ard.text import encode_now
 from ard.types import Labels, Latents, States
 
-try:
+with importing("diffusers", "pipeline"):
     from diffusers import AutoencoderKL, ConfigMixin, DiffusionPipeline, ModelMixin
     from diffusers.configuration_utils import register_to_config
     from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
     from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
-except ImportError:
-    raise MissingExtraError("diffusers", "pipeline") from None
 
 # diffusers refuses a pipeline on the hub with parts from modules that it does not know.
 LOADABLE_CLASSES[__name__] = {"ARDStudentModel": ["save_pretrained", "from_pretrained"]}

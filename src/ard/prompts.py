@@ -1,11 +1,11 @@
 """Prompts from a text file with one per line, from JSON lines, or from a Hugging Face data set on disk."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from ard.datasets.from_disk import open_from_disk
 from ard.errors import InputError
-from ard.files import parse_json
 
 KEYS = ("prompt", "text", "caption")  # The first of these that a JSON line or a data set has is its prompt.
 MAX_CHARACTERS = 4000  # The 300 tokens that PixArt-Sigma reads at most are about 1500 characters.
@@ -52,8 +52,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _of_json_lines(path: Path) -> Iterator[tuple[str, str]]:
     for where, line in _lines(path):
         try:
-            value = parse_json(line, where=where)
-        except InputError:
+            value = json.loads(line)
+        except ValueError:
             raise InputError(f"{where} is not JSON; an object with a {_or(KEYS)} is expected in each line") from None
         key = next((key for key in KEYS if isinstance(value, dict) and isinstance(value.get(key), str)), None)
         if key is None:

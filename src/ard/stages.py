@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +92,11 @@ def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: 
 
     def run(stage: Stage) -> tuple[Stage, int]:
         line = lines.get()
-        environment = {**os.environ, "ARD_PROGRESS_LINE": str(line), "ARD_PARENT": str(os.getpid()), **single}
-        command = [sys.executable, "-m", "ard", *stage.command(out), *(["--device", device] if stage.computes else [])]
+        arguments = [*stage.command(out), *(["--device", device] if stage.computes else [])]
         try:
-            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 our own
+            return stage, start(arguments, {"ARD_PROGRESS_LINE": str(line), **single})
         finally:
             lines.put(line)
-        return stage, done.returncode
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -106,6 +104,13 @@ def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: 
                 yield job.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def start(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The exit status of `ard ARGUMENTS` in a process of its own, which has these variables besides this one's."""
+    variables = {**os.environ, "ARD_PARENT": str(os.getpid()), **environment}
+    command = [sys.executable, "-m", "ard", *arguments]
+    return subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, check=False).returncode  # noqa: S603 our own
 
 
 def digits_stages(

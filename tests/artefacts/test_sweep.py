@@ -6,12 +6,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ard import cli
+from ard import cli, stages
 from ard.errors import InputError
 from ard.processes import only_worker
 from ard.stages import Stage, run_missing
@@ -26,11 +25,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that stages start; they run in this process, which is quicker."""
     commands: list[list[str]] = []
 
-    def run(words: list[str], **_: object) -> "CompletedProcess[str]":
-        commands.append(words[3:])
-        return CompletedProcess(words, cli.run(words[3:]))
+    def start(arguments: list[str], _: object) -> int:
+        commands.append(arguments)
+        return cli.run(arguments)
 
-    monkeypatch.setattr("ard.stages.subprocess.run", run)
+    monkeypatch.setattr(stages, "start", start)
     return commands
 
 
@@ -111,12 +110,8 @@ def test_a_trial_that_fails_loses_and_does_not_end_the_sweep(
     sweep: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[list[str]]
 ) -> None:
     monkeypatch.setattr("ard.sweep.NUM_TUNING", 20)
-    well = subprocess.run
-
-    def run(words: list[str], **options: object) -> "CompletedProcess[str]":
-        return CompletedProcess(words, 2) if "0.5" in words else well(words, **options)
-
-    monkeypatch.setattr("ard.stages.subprocess.run", run)
+    well = stages.start
+    monkeypatch.setattr(stages, "start", lambda words, _: 2 if "0.5" in words else well(words, {}))
     sweep("--learning-rates", "1e-4,0.5", "--seeds", "5", "--num-steps", "2", "--masks", "diagonal")
     assert published(tmp_path / "sweep")["learning_rates"] == {"x_t solver_step step": 1e-4}
     assert len(started) == 1
@@ -183,7 +178,7 @@ time.sleep(60)
 def test_a_stage_that_stops_ends_the_sweep_with_one_line(
     toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaint: Made
 ) -> None:
-    monkeypatch.setattr("ard.stages.subprocess.run", lambda words, **_: subprocess.CompletedProcess(words, 2))
+    monkeypatch.setattr(stages, "start", lambda *_: 2)
     line = complaint("sweep", "--trajectories", toys / "store", "--out", tmp_path / "sweep", *GRID)
     assert "the stage" in line
     assert "the same command goes on from here" in line
@@ -193,21 +188,21 @@ def test_a_stage_that_stops_ends_the_sweep_with_one_line(
 def test_a_stage_is_recorded_when_it_has_ended_well_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = [Stage("one", ("sample",)), Stage("two", ("sample",), option="--json", computes=False)]
+    pair = [Stage("one", ("sample",)), Stage("two", ("sample",), option="--json", computes=False)]
     seen: list[list[str]] = []
 
-    def run(words: list[str], **_: object) -> "CompletedProcess[str]":
-        seen.append(words[3:])
-        next(Path(word) for word in words if word.startswith(str(tmp_path))).mkdir()
-        return CompletedProcess(words, 0)
+    def start(arguments: list[str], _: object) -> int:
+        seen.append(arguments)
+        next(Path(word) for word in arguments if word.startswith(str(tmp_path))).mkdir()
+        return 0
 
-    monkeypatch.setattr("ard.stages.subprocess.run", run)
-    assert run_missing(tmp_path, stages, device="cpu", jobs=1, title="x") == stages
+    monkeypatch.setattr(stages, "start", start)
+    assert run_missing(tmp_path, pair, device="cpu", jobs=1, title="x") == pair
     assert seen == [
         ["sample", "--out", str(tmp_path / "one"), "--device", "cpu"],
         ["sample", "--json", str(tmp_path / "two")],
     ]
-    assert not run_missing(tmp_path, stages, device="cpu", jobs=1, title="x")
+    assert not run_missing(tmp_path, pair, device="cpu", jobs=1, title="x")
     other = [Stage("one", ("sample", "--seeds", "1"))]
     (tmp_path / "one").rmdir()
     assert run_missing(tmp_path, other, device="cpu", jobs=1, title="x") == other, "another command makes it anew"

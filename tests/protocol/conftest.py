@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ard.cli import run
 from ard.diffusion import Diffusion
 from ard.evaluation.features.inception import Inception, build_inception
+from ard.evaluation.features.inception_network import InceptionNetwork
 from ard.history import HistoryMask
 from ard.models.student import StudentConfig
 from ard.models.transformer import TransformerConfig
@@ -54,33 +54,23 @@ def write_pngs() -> Callable[..., Path]:
     return save_pngs
 
 
-@torch.no_grad()
-def random_inception(package: ModuleType) -> dict[str, Tensor]:
-    """A state dict of torch-fidelity's shape whose signal neither dies nor explodes on its way."""
-    module = package.feature_extractor_inceptionv3
-    network_class, downloader = module.FeatureExtractorInceptionV3, module.load_state_dict_from_url
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(network_class, "load_state_dict", lambda *_, **__: None)
-        network = network_class("inception", ["2048"])
-    assert module.load_state_dict_from_url is downloader
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name == "fc.weight":
-            tensor.copy_(noise * 0.002)  # So that the softmax is not a single class.
-        elif tensor.ndim > 1:
-            tensor.copy_(noise * math.sqrt(2 / tensor[0].numel()))
-        else:
-            tensor.copy_(1 + 0.2 * noise.abs() if name.endswith(("bn.weight", "running_var")) else 0.3 * noise)
-    return dict(network.state_dict())
-
-
 @pytest.fixture(scope="session")
-def inception_state(torch_fidelity: ModuleType) -> dict[str, Tensor]:
-    return random_inception(torch_fidelity)
+def inception_state() -> dict[str, Tensor]:
+    """Weights under the published names whose signal neither dies nor explodes on its way."""
+    generator, state = torch.Generator().manual_seed(0), {}
+    with torch.device("meta"):
+        shapes = InceptionNetwork().state_dict()
+    for name, wanted in shapes.items():
+        noise = torch.randn(wanted.shape, generator=generator)
+        if not wanted.is_floating_point():
+            state[name] = torch.zeros(wanted.shape, dtype=wanted.dtype)
+        elif name == "fc.weight":
+            state[name] = noise * 0.002  # So that the softmax is not a single class.
+        elif wanted.ndim > 1:
+            state[name] = noise * math.sqrt(2 / noise[0].numel())
+        else:
+            state[name] = 1 + 0.2 * noise.abs() if name.endswith(("bn.weight", "running_var")) else 0.3 * noise
+    return state
 
 
 @pytest.fixture(scope="session")

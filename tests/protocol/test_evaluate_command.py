@@ -232,10 +232,9 @@ def test_refused(workspace: Path, complaint: Callable[..., str], case: str) -> N
     ],
 )
 def test_a_dry_run_shows_what_would_be_done(
-    workspace: Path, evaluated: Evaluated, typed: str, shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, evaluated: Evaluated, typed: str, shown: dict[str, Any]
 ) -> None:
     before = sorted(workspace.rglob("*"))
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     plan = json.loads(evaluated(*typed.split(), "--dry-run"))
     assert plan | shown == plan
     assert plan["weights"]["inception"] == "i.pth"

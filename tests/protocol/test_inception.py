@@ -1,7 +1,6 @@
 """Inception's features by their definition, and the files that its weights are read from."""
 
 import contextlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ard.errors import InputError
-from ard.evaluation.features.inception import Inception, InceptionOutput, load_inception
+from ard.evaluation.features.inception import Inception, build_inception, load_inception
+from ard.evaluation.features.inception_network import InceptionOutput
 from ard.evaluation.features.network import Feature, channels_first, without_tf32
 
 State = dict[str, Tensor]
@@ -115,6 +116,101 @@ class TestFeatures:
             channels_first(change(pixels), CPU)
 
 
+def by_hand(state: State, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(maps of 17 x 17 from mixed_6's 1 x 1 branch, pool_3) of resized and scaled pictures, call by call."""
+    names, taps = {name.rpartition(".")[0] for name in state}, {}
+
+    def layer(name: str, x: Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> Tensor:
+        names.difference_update({f"{name}.conv", f"{name}.bn"})
+        x = functional.conv2d(x, state[f"{name}.conv.weight"], stride=stride, padding=padding)
+        mean, var = (state[f"{name}.bn.running_{moment}"] for moment in ("mean", "var"))
+        weight, bias = (state[f"{name}.bn.{part}"] for part in ("weight", "bias"))
+        return functional.batch_norm(x, mean, var, weight, bias, eps=1e-3).relu()
+
+    def mean_of_neighbours(x: Tensor) -> Tensor:
+        total, inside = (functional.avg_pool2d(one, 3, 1, 1, divisor_override=1) for one in (x, torch.ones_like(x)))
+        return total / inside
+
+    x = layer("Conv2d_2a_3x3", layer("Conv2d_1a_3x3", x, 2))
+    x = functional.max_pool2d(layer("Conv2d_2b_3x3", x, 1, (1, 1)), 3, 2)
+    x = functional.max_pool2d(layer("Conv2d_4a_3x3", layer("Conv2d_3b_1x1", x)), 3, 2)
+    for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+        double = layer(f"{block}.branch3x3dbl_2", layer(f"{block}.branch3x3dbl_1", x), 1, (1, 1))
+        x = torch.cat(
+            [
+                layer(f"{block}.branch1x1", x),
+                layer(f"{block}.branch5x5_2", layer(f"{block}.branch5x5_1", x), 1, (2, 2)),
+                layer(f"{block}.branch3x3dbl_3", double, 1, (1, 1)),
+                layer(f"{block}.branch_pool", mean_of_neighbours(x)),
+            ],
+            dim=1,
+        )
+    double = layer("Mixed_6a.branch3x3dbl_2", layer("Mixed_6a.branch3x3dbl_1", x), 1, (1, 1))
+    shrunk = [layer("Mixed_6a.branch3x3", x, 2), layer("Mixed_6a.branch3x3dbl_3", double, 2)]
+    x = torch.cat([*shrunk, functional.max_pool2d(x, 3, 2)], dim=1)
+    for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+        single = layer(f"{block}.branch7x7_2", layer(f"{block}.branch7x7_1", x), 1, (0, 3))
+        double = layer(f"{block}.branch7x7dbl_2", layer(f"{block}.branch7x7dbl_1", x), 1, (3, 0))
+        double = layer(f"{block}.branch7x7dbl_4", layer(f"{block}.branch7x7dbl_3", double, 1, (0, 3)), 1, (3, 0))
+        taps[block] = layer(f"{block}.branch1x1", x)
+        x = torch.cat(
+            [
+                taps[block],
+                layer(f"{block}.branch7x7_3", single, 1, (3, 0)),
+                layer(f"{block}.branch7x7dbl_5", double, 1, (0, 3)),
+                layer(f"{block}.branch_pool", mean_of_neighbours(x)),
+            ],
+            dim=1,
+        )
+    single = layer("Mixed_7a.branch7x7x3_2", layer("Mixed_7a.branch7x7x3_1", x), 1, (0, 3))
+    single = layer("Mixed_7a.branch7x7x3_4", layer("Mixed_7a.branch7x7x3_3", single, 1, (3, 0)), 2)
+    shrunk = [layer("Mixed_7a.branch3x3_2", layer("Mixed_7a.branch3x3_1", x), 2), single]
+    x = torch.cat([*shrunk, functional.max_pool2d(x, 3, 2)], dim=1)
+    for block, pool in (("Mixed_7b", mean_of_neighbours), ("Mixed_7c", lambda x: functional.max_pool2d(x, 3, 1, 1))):
+        single = layer(f"{block}.branch3x3_1", x)
+        double = layer(f"{block}.branch3x3dbl_2", layer(f"{block}.branch3x3dbl_1", x), 1, (1, 1))
+        x = torch.cat(
+            [
+                layer(f"{block}.branch1x1", x),
+                layer(f"{block}.branch3x3_2a", single, 1, (0, 1)),
+                layer(f"{block}.branch3x3_2b", single, 1, (1, 0)),
+                layer(f"{block}.branch3x3dbl_3a", double, 1, (0, 1)),
+                layer(f"{block}.branch3x3dbl_3b", double, 1, (1, 0)),
+                layer(f"{block}.branch_pool", pool(x)),
+            ],
+            dim=1,
+        )
+    assert names == {"fc"}  # Every weight was used.
+    return taps["Mixed_6d"], x.mean(dim=(2, 3))
+
+
+class TestNetwork:
+    """The graph, under the published names."""
+
+    def test_it_is_the_published_graph_written_out_by_hand(
+        self, inception_state: State, seen: dict[str, Tensor], output: InceptionOutput
+    ) -> None:
+        mixed_6, pool3 = by_hand(inception_state, seen["resized"])
+        torch.testing.assert_close(output.pool3, pool3, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(seen["mixed_6_conv"].relu(), mixed_6, rtol=1e-4, atol=1e-4)
+
+    def test_it_is_torch_fidelitys(
+        self, torch_fidelity: ModuleType, inception_state: State, pixels: Tensor, output: InceptionOutput
+    ) -> None:
+        module = torch_fidelity.feature_extractor_inceptionv3
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: inception_state)
+            network = module.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"])
+        pool3, logits = network(channels_first(pixels, CPU))
+        torch.testing.assert_close(output.pool3, pool3, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.probabilities, logits.softmax(dim=1), rtol=1e-4, atol=1e-6)
+
+    def test_building_it_draws_nothing_at_random(self, inception_state: State) -> None:
+        before = torch.get_rng_state()
+        build_inception(inception_state, Path("weights.pth"))
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 class TestPrecision:
     """TF32 has no place in features."""
 
@@ -181,17 +277,6 @@ class TestWeights:
         monkeypatch.setattr("ard.evaluation.features.inception.PUBLISHED_SHA256", network.facts["sha256"][:8])
         assert load_inception(inception_file, CPU).notes == ()
 
-    def test_nothing_is_downloaded(
-        self, torch_fidelity: ModuleType, inception_file: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def download(*_: object, **__: object) -> None:
-            raise AssertionError("this would contact the network")
-
-        module = torch_fidelity.feature_extractor_inceptionv3
-        monkeypatch.setattr(module, "load_state_dict_from_url", download)
-        load_inception(inception_file, CPU)
-        assert module.load_state_dict_from_url is download
-
     @pytest.mark.parametrize(
         ("change", "name"),
         [
@@ -235,8 +320,3 @@ class TestWeights:
     def test_a_file_that_is_not_there_is_named_with_the_option(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"nowhere.pth does not exist; --inception takes pt_inception"):
             load_inception(tmp_path / "nowhere.pth", CPU)
-
-    def test_the_missing_package_is_named(self, inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-        with pytest.raises(InputError, match=r"needs the package torch-fidelity, .* pip install '.\[eval\]'"):
-            load_inception(inception_file, CPU)

@@ -15,7 +15,7 @@ from ard.config import to_plain
 from ard.datasets.look import Check
 from ard.datasets.real import Columns
 from ard.devices import DeviceName, resolve_device
-from ard.distributed import process_group, rank_and_world
+from ard.distributed import process_group
 from ard.errors import InputError, require_at_least
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
 from ard.evaluation.images import Images, LabelSampling, open_student
@@ -34,6 +34,7 @@ from ard.evaluation.protocol import (
 from ard.evaluation.real import real_images
 from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.files import write_json
+from ard.ranks import rank_and_world
 from ard.references import evaluate_students
 from ard.table import format_rows
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.offline import offline, quietly
 
 
@@ -27,8 +28,6 @@ def open_from_disk(folder: Path) -> Any:
 
 
 def _datasets() -> Any:
-    try:
+    with importing("datasets", "data"):
         import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", "data") from None
     return datasets

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ard.config import from_plain, to_plain
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.files import read_json
 from ard.offline import offline, quietly
 from ard.types import Latents
@@ -212,8 +213,6 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
 
 
 def _diffusers() -> Any:
-    try:
+    with importing("diffusers", "latent"):
         import diffusers
-    except ImportError:
-        raise MissingExtraError("diffusers", "latent") from None
     return diffusers

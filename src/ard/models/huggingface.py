@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from ard.errors import InputError, MissingExtraError
+from ard.extras import importing
 from ard.files import read_json, sha256_of
 from ard.offline import offline, quietly
 
@@ -33,9 +34,11 @@ def load_pretrained(
     """
     check_pretrained(folder, kinds, option)
     package = _transformers(extra)
+    with importing("transformers", extra):  # It imports its parts when they are asked for.
+        network = choose(package)
     try:
         with quietly():
-            model, found = choose(package).from_pretrained(
+            model, found = network.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -92,10 +95,8 @@ def check_pretrained(folder: Path, kinds: tuple[str, ...], option: str) -> None:
 
 
 def _transformers(extra: str) -> Any:
-    try:
+    with importing("transformers", extra):
         import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", extra) from None
     return transformers
 
 

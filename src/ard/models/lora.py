@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 from ard.models.student import Student
 from ard.models.transformer import Backbone, Transformer
 from ard.models.weights import StateDict
@@ -66,8 +67,6 @@ def _draw(parameter: Tensor, generator: torch.Generator) -> None:
 
 
 def _peft() -> Any:
-    try:
+    with importing("peft", "lora"):
         import peft
-    except ImportError:
-        raise MissingExtraError("peft", "lora") from None
     return peft

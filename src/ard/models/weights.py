@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ard.errors import InputError
-from ard.files import read_json, require_file, write_atomically, write_json
+from ard.file_kinds import WeightsKind, kind_of_weights
+from ard.files import read_json, write_atomically, write_json
 
 SCHEMA = 1
 StateDict = dict[str, Tensor]
@@ -46,12 +47,27 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if wanted != given:
         names = sorted(set(wanted) ^ set(given)) or [name for name in wanted if wanted[name] != given[name]]
         raise InputError(f"{path} does not fit its config.json; missing, extra or misshapen: {', '.join(names[:5])}")
+    require_finite(weights, path)
     module.load_state_dict(weights)
 
 
+def require_finite(weights: StateDict, where: Path) -> None:
+    """InputError that names the tensors with a NaN or an infinity: a network that has one draws nothing."""
+    wrong = [name for name, tensor in weights.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise InputError(f"{where} has NaN or infinity in {', '.join(wrong[:5])}{more}; its training went wrong")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; what is stored in 8 bits is looked at in 32."""
+    return bool((tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all())
+
+
 def read_weights(path: Path) -> StateDict:
-    """All tensors of a safetensors file; InputError when it is missing or half-written."""
-    require_file(path)
+    """All tensors of a safetensors file; InputError when it is missing, something else, or half-written."""
+    if kind_of_weights(path) is not WeightsKind.SAFETENSORS:
+        raise InputError(f"{path} is damaged, or no safetensors file: torch.save wrote it")
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.extras import importing
 
 # What a teacher is made of, and its autoencoder; not the text encoder, which is many times as large.
 FILES = ["model_index.json", "config.json", "diffusion_pytorch_model*", "transformer/*", "scheduler/*", "vae/*"]
@@ -32,8 +33,6 @@ def fetch_repository(name: str) -> Path:
 
 
 def _hub() -> Any:
-    try:
+    with importing("huggingface_hub", "latent"):
         import huggingface_hub
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", "latent") from None
     return huggingface_hub

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ard.condition import Condition
-from ard.distributed import rank_and_world
 from ard.errors import InputError, require_at_least
 from ard.files import remove_leftovers
 from ard.models.student import StateKind
 from ard.processes import die_with_parent
+from ard.ranks import rank_and_world
 from ard.seeds import require_seed
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
 from ard.text import EncodedText, condition_of, open_referred, require_text

@@ -1,20 +1,17 @@
 """Inception of 2015-12-05, the network of ADM's evaluation: for FID, sFID, the Inception score, precision and recall.
 
-The facts are those of openai/guided-diffusion, evaluations/evaluator.py; the network is torch-fidelity's translation.
+The facts are those of openai/guided-diffusion, evaluations/evaluator.py.
 """
 
-import contextlib
-import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ard.errors import InputError, MissingExtraError
+from ard.errors import InputError
+from ard.evaluation.features.inception_network import InceptionNetwork, InceptionOutput
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -28,39 +25,22 @@ from ard.pictures import Pixels
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 PUBLISHED_SHA256 = "6726825d"  # The start of the published file's hash, as its name says.
-SPATIAL_CHANNELS = 7
 INCEPTION_FEATURES = (Feature.POOL3, Feature.SPATIAL, Feature.PROBABILITIES)
 
 
-class InceptionOutput(NamedTuple):
-    """What ADM's evaluator takes from the network."""
-
-    pool3: Float[Tensor, "batch 2048"]
-    """pool_3:0, the average over the last feature map."""
-    spatial: Float[Tensor, "batch 2023"]
-    """mixed_6/conv:0 after its ReLU: the first 7 channels of 17 x 17, flattened with channels last, as TensorFlow."""
-    probabilities: Float[Tensor, "batch 1008"]
-    """softmax(pool_3 W): all 1008 outputs, without the layer's bias."""
-
-
 class Inception:
-    """The network with a tap on its sixth block. Resizing and (x - 128) / 128 happen inside, as in TensorFlow 1."""
+    """The network on pixels, in full float32."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: InceptionNetwork) -> None:
         self.network = network
         self._device = next(network.parameters()).device
-        self._tapped: list[Tensor] = []
-        # TensorFlow's mixed_6 is PyTorch's Mixed_6d, and the convolution without a number in it the 1 x 1 branch.
-        branch = network.get_submodule("Mixed_6d.branch1x1")
-        branch.register_forward_hook(lambda _module, _inputs, output: self._tapped.append(output))
 
     @torch.no_grad()
     def __call__(self, pixels: Pixels) -> InceptionOutput:
         """The features of uint8 pictures of any size."""
         with without_tf32():
-            pool3, logits = self.network(channels_first(pixels, self._device))
-        spatial = self._tapped.pop()[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1)  # batch 17 17 7
-        return InceptionOutput(pool3, spatial.flatten(1), logits.softmax(dim=1))
+            output: InceptionOutput = self.network(channels_first(pixels, self._device))
+        return output
 
 
 def load_inception(path: Path, device: torch.device) -> FeatureNetwork:
@@ -80,35 +60,27 @@ def load_inception(path: Path, device: torch.device) -> FeatureNetwork:
     return FeatureNetwork(name="inception", features=INCEPTION_FEATURES, extract=extract, facts=facts, notes=notes)
 
 
-def build_inception(weights: StateDict, path: Path) -> nn.Module:
-    """torch-fidelity's network with `weights`, in evaluation mode; InputError names what `path` lacks or has too much.
+def build_inception(weights: StateDict, path: Path) -> InceptionNetwork:
+    """The network with `weights`, in evaluation mode; InputError names what `path` lacks or has too much.
 
-    The package would download weights while it builds the network. It is given these in place of its download.
+    Files converted from TensorFlow do not count batches; nothing reads those counters.
     """
-    with _given_to_torch_fidelity(weights) as network_class:
-        try:
-            return network_class("inception", ["2048", "logits_unbiased"])
-        except RuntimeError as error:  # load_state_dict lists the names in quotes, misshapen ones behind "for".
-            found = re.findall(r'"([\w.]+)"|size mismatch for ([\w.]+)', str(error))
-            names = ", ".join(["".join(name) for name in found][:5])
-            raise InputError(
-                f"{path} does not hold the weights of {PUBLISHED}; missing, extra or misshapen: {names}"
-            ) from None
+    with torch.device("meta"):  # No random numbers are drawn for weights that are replaced.
+        network = InceptionNetwork()
+    wanted = network.state_dict()
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in wanted if name.endswith("num_batches_tracked")}
+    given = counters | weights
+    wrong = [name for name in wanted | given if not _fits(wanted.get(name), given.get(name))]
+    if wrong:
+        raise InputError(
+            f"{path} does not hold the weights of {PUBLISHED}; missing, extra or misshapen: {', '.join(wrong[:5])}"
+        )
+    network.load_state_dict(given, assign=True)
+    return network.float().eval().requires_grad_(requires_grad=False)
 
 
-@contextlib.contextmanager
-def _given_to_torch_fidelity(weights: StateDict) -> Iterator[Any]:
-    """torch-fidelity's class, whose downloader returns `weights` meanwhile."""
-    try:
-        from torch_fidelity import feature_extractor_inceptionv3 as module
-    except ImportError:
-        raise MissingExtraError("torch-fidelity", "eval") from None
-    downloader = module.load_state_dict_from_url
-    module.load_state_dict_from_url = lambda _url, progress=False: weights  # noqa: ARG005 the downloader's signature
-    try:
-        yield module.FeatureExtractorInceptionV3
-    finally:
-        module.load_state_dict_from_url = downloader
+def _fits(wanted: Tensor | None, given: Tensor | None) -> bool:
+    return wanted is not None and given is not None and wanted.shape == given.shape
 
 
 def _read(path: Path) -> StateDict:
