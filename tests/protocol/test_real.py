@@ -16,17 +16,10 @@ from torch import Tensor
 
 from ard.datasets.centre_crop import centre_crop
 from ard.errors import InputError
-from ard.datasets.look import Check, look_at
-from ard.datasets.real import open_pictures
 from ard.evaluation.images import Images
-from ard.evaluation.real import real_images
+from ard.evaluation.real import open_real
 
 Pictures = Callable[..., NDArray[np.uint8]]
-
-
-def open_real(path: Path, *, size: int | None = None) -> Images:
-    pictures = open_pictures(path, classes=False)
-    return real_images(pictures, look_at(pictures, Check.SAMPLE), size=size)
 
 
 def everything(images: Images, batch_size: int = 3) -> Tensor:
@@ -100,7 +93,9 @@ def test_a_size_cuts_every_picture_as_adm_does(
 
 
 def test_pictures_of_several_sizes_are_refused_without_one(pictures: Pictures, write_tar: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match=r"00001\.png in .* has 8 x 8 pixels, .*00000\.png in .* 16 x 16; cut .*--size"):
+    with pytest.raises(
+        InputError, match=r"00001\.png in .* has 8 x 8 pixels, .*00000\.png in .* 16 x 16; cut .*--size"
+    ):
         open_real(write_tar([pictures(1)[0], pictures(1, size=8)[0]]), size=None)
     oblong = open_real(write_tar([pictures(1)[0][:9]]), size=None)
     assert (oblong.height, oblong.width) == (9, 16)

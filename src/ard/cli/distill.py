@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ard.analysis.budget import TFLOPS, Workload, budget
-from ard.cli.options import print_plan, to_plain_dict
-from ard.cli.pictures import look_over
+from ard.cli.options import print_plan, tell, to_plain_dict
 from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
-from ard.datasets.look import Check
+from ard.datasets.look import Check, look_over
 from ard.datasets.real import USUAL, Columns
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
@@ -132,6 +131,7 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan):
             return print(f"student {self.out} is there already")
+        tell(real.summary if self.adversarial and isinstance(real, RealSet) else "")
         student.network.run_block = block_runner(
             student.network.blocks,
             recompute=self.train.activation_checkpointing,

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from ard.cli.compared import resolve_compared
-from ard.cli.options import parse_seeds, print_plan
-from ard.cli.pictures import look_over
+from ard.cli.options import parse_seeds, print_plan, tell
 from ard.config import to_plain
 from ard.datasets.look import Check
 from ard.datasets.real import Columns
@@ -31,7 +30,7 @@ from ard.evaluation.protocol import (
     make_reference,
     measure,
 )
-from ard.evaluation.real import real_images
+from ard.evaluation.real import open_real
 from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.files import write_json
 from ard.ranks import rank_and_world
@@ -184,6 +183,7 @@ class Evaluate:
             )
         with process_group(device):
             networks = load_networks(names, self._weights(), device)
+            tell(samples.summary, reference.images.summary if reference and reference.images else "")
             result = measure(samples, reference, metrics, networks, settings=settings, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
             print(format_result(result))
@@ -200,6 +200,7 @@ class Evaluate:
             return self._print_plan(device, images=images.plain(), out=self.out, num_kept=self.num_kept)
         with process_group(device):
             networks = load_networks(names, self._weights(), device)
+            tell(images.summary)
             make_reference(self.out, images, networks, num_kept=self.num_kept, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
             kept = min(self.num_kept, images.count)
@@ -220,8 +221,8 @@ class Evaluate:
     def _open_pictures(self, path: Path) -> Images:
         """The pictures of a folder, of tars, of a saved data set or of an .npz file, which are never cut."""
         if path.suffix == ".tar" or (path.is_dir() and not _is_student(path)):
-            seen = look_over(path, Columns(image=self.image_column), self.check, classes=False)
-            return real_images(*seen, size=self.size)
+            columns = Columns(image=self.image_column)
+            return open_real(path, size=self.size, columns=columns, check=self.check)
         if path.suffix == ".npz" and path.is_file():
             return open_array_file(path)
         raise InputError(f"{path} is no student, no .npz file and no folder of images")

@@ -4,13 +4,12 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from ard.cli.options import print_plan
-from ard.cli.pictures import look_over
-from ard.datasets.look import Check
+from ard.cli.options import print_plan, tell
+from ard.datasets.look import Check, look_over
 from ard.datasets.real import Columns
 from ard.devices import DeviceName, resolve_device
 from ard.latents import make_cache, plan_cache
-from ard.models.autoencoder import load_autoencoder, read_autoencoder
+from ard.models.autoencoder import Autoencoder, load_autoencoder, read_autoencoder
 from ard.progress import progress_bar
 
 
@@ -57,7 +56,12 @@ class ImagesCache:
         manifest = plan_cache(pictures, card, size=self.size, shard_size=self.shard_size)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "out": self.out})
-        load = functools.lru_cache(lambda: load_autoencoder(self.vae, device))
+
+        @functools.cache
+        def load() -> Autoencoder:
+            tell(pictures.summary)
+            return load_autoencoder(self.vae, device)
+
         with progress_bar(manifest.num, "encode", unit="image") as bar:
             make_cache(self.out, manifest, pictures, load, device=device, progress=bar.update)
         print(f"latents {self.out}: {manifest.num} images in {manifest.num_shards} shards")

@@ -27,7 +27,8 @@ def centre_crop(picture: Image.Image, size: int) -> Image.Image:
     """
     while min(picture.size) >= 2 * size:
         width, height = picture.size
-        picture = _resized(picture, (width // 2, height // 2), Image.Resampling.BOX, (0, 0, width, height))
+        whole = (0.0, 0.0, float(width), float(height))
+        picture = _resized(picture, (width // 2, height // 2), Image.Resampling.BOX, whole)
     scale = size / min(picture.size)
     x, y = (_stretch(side, round(side * scale), size) for side in picture.size)
     part = picture.crop((x.first, y.first, x.last, y.last))
@@ -37,7 +38,7 @@ def centre_crop(picture: Image.Image, size: int) -> Image.Image:
 def _stretch(side: int, full: int, size: int) -> Stretch:
     """The pixels of a side, brought to `full`, of whose middle `size` are wanted."""
     ratio, before = side / full, (full - size) // 2
-    start, stop = before * ratio, min((before + size) * ratio, side)
+    start, stop = before * ratio, min((before + size) * ratio, float(side))
     margin = math.ceil(REACH * max(ratio, 1)) + 1
     first, last = max(0, math.floor(start) - margin), min(side, math.ceil(stop) + margin)
     return Stretch(first, last, start - first, stop - first)

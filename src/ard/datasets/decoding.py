@@ -17,7 +17,8 @@ Grey becomes RGB by repetition, RGB grey by ITU-R 601's weights. Of several pict
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -60,7 +61,7 @@ class Header(NamedTuple):
         return f"{self.width} x {self.height}"
 
 
-def read_header(file: BinaryIO, name: str) -> Header:
+def read_header(file: BufferedIOBase, name: str) -> Header:
     """What the picture in `file` says of itself, without decoding it; InputError that calls it `name` otherwise."""
     with _opened(file, name) as picture:
         if picture.format == "TIFF":
@@ -71,7 +72,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
         return Header(width, height, picture.mode in GREY, picture.format in {"JPEG", "MPO"})
 
 
-def read_picture(file: BinaryIO, name: str, *, mode: str) -> Image.Image:
+def read_picture(file: BufferedIOBase, name: str, *, mode: str) -> Image.Image:
     """The picture in `file` in 8 bits as L or RGB, upright; InputError that calls it `name` otherwise."""
     with _opened(file, name) as picture:
         picture.load()  # A TIFF is turned, and loses its orientation, by this.
@@ -81,16 +82,16 @@ def read_picture(file: BinaryIO, name: str, *, mode: str) -> Image.Image:
 
 
 @contextmanager
-def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+def _opened(file: BufferedIOBase, name: str) -> Iterator[Image.Image]:
     """A picture of a mode that has a meaning, which is decoded when it is used; InputError for all others."""
     if (size := file.seek(0, io.SEEK_END)) > MAX_BYTES:
         raise InputError(f"{name} has {size} bytes; at most {MAX_BYTES} are read")
     try:
-        with Image.open(file, formats=FORMATS) as picture:
+        with Image.open(cast("IO[bytes]", file), formats=FORMATS) as picture:
             _require_meaning(picture)
             yield picture
     except UnidentifiedImageError:
-        raise InputError(f"{name} is none of {READ}; convert it or take it away") from None
+        raise InputError(f"{name} is none of {READ}, or damaged; repair it or take it away") from None
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 Pillow raises what a damaged file leads it to: KeyError, struct.error …

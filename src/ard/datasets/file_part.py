@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import BinaryIO, cast
 
 
 class _Part(io.RawIOBase):
@@ -23,7 +22,7 @@ class _Part(io.RawIOBase):
         self.place = max(0, origin + place)
         return self.place
 
-    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]  # io's own type is private
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # io allows any buffer
         wanted = min(len(buffer), max(0, self.size - self.place))
         self.file.seek(self.offset + self.place)
         found = self.file.readinto(memoryview(buffer)[:wanted])
@@ -35,6 +34,6 @@ class _Part(io.RawIOBase):
         super().close()
 
 
-def open_part(path: Path, *, offset: int, size: int) -> BinaryIO:
+def open_part(path: Path, *, offset: int, size: int) -> io.BufferedReader:
     """The `size` bytes of a file from `offset` on."""
-    return cast("BinaryIO", io.BufferedReader(_Part(path, offset, size)))
+    return io.BufferedReader(_Part(path, offset, size))

@@ -1,9 +1,12 @@
 """A look at all pictures before the work: what cannot be read is told at once, and not after hours."""
 
 from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
 
 from ard.datasets.decoding import Header
 from ard.datasets.picture_set import PictureSet, in_threads
+from ard.datasets.real import USUAL, Columns, open_pictures
 from ard.errors import InputError
 from ard.progress import progress_bar
 
@@ -17,6 +20,19 @@ class Check(StrEnum):
 
     SAMPLE = "sample"  # Every header, and 64 pictures, evenly spread, as a whole.
     ALL = "all"  # Every picture as a whole.
+
+
+class Seen(NamedTuple):
+    """Pictures, and what each says of itself."""
+
+    pictures: PictureSet
+    headers: list[Header]
+
+
+def look_over(path: Path, columns: Columns = USUAL, check: Check = Check.SAMPLE, *, classes: bool) -> Seen:
+    """The pictures at `path`, with classes or without; InputError for what cannot be read."""
+    pictures = open_pictures(path, columns, classes=classes)
+    return Seen(pictures, look_at(pictures, check))
 
 
 def look_at(pictures: PictureSet, check: Check) -> list[Header]:

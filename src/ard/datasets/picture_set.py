@@ -5,8 +5,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from ard.types import Labels, Latents
 SquarePixels: TypeAlias = UInt8[Tensor, "batch size size channel"]
 MODES = {1: "L", 3: "RGB"}  # By the number of channels.
 SKETCH = 8  # Names in a sketch.
-SHOWN = 8  # Kinds of what is not used.
+KINDS_SHOWN = 8
+CLASSES_SHOWN = 10
 Result = TypeVar("Result")
 
 
@@ -40,7 +42,7 @@ class PictureSet:
     """Empty where the pictures have no classes."""
     class_names: tuple[str, ...]
     """By label; empty where classes are numbers only."""
-    open: Callable[[int], BinaryIO]
+    open: Callable[[int], BufferedIOBase]
     """A picture's bytes, which are read as far as they are needed."""
     name_of: Callable[[int], str]
     """What messages call a picture."""
@@ -61,6 +63,17 @@ class PictureSet:
     def num_classes(self) -> int:
         """How many classes there are; as many as the largest label needs where they have no names."""
         return len(self.class_names) or (int(self.labels.max()) + 1 if len(self.labels) else 0)
+
+    @property
+    def summary(self) -> str:
+        """How many pictures there are, which label each class has, and what else is there and not used."""
+        line = f"{self.path}: {self.count} pictures"
+        if self.num_classes:
+            names = [f"{label} = {name}" for label, name in enumerate(self.class_names)]
+            more = ["…"] if len(names) > CLASSES_SHOWN else []
+            line += f" of {self.num_classes} classes"
+            line += f" ({', '.join(names[:CLASSES_SHOWN] + more)})" if names else ""
+        return f"{line}; not used: {in_words(self.unused)}" if self.unused else line
 
     def sketch(self) -> tuple[str, ...]:
         """The smallest hashes of the names: sets that differ in a few pictures share most of theirs (MinHash)."""
@@ -117,5 +130,5 @@ def require_classes(path: Path, found: int, wanted: int, *, named: bool) -> None
 def in_words(found: Mapping[str, int]) -> str:
     """Kinds with their numbers, the most frequent first: 3 .txt files, 1 broken link."""
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in ordered[:SHOWN])
-    return f"{shown} and {len(ordered) - SHOWN} more kinds" if len(ordered) > SHOWN else shown
+    shown = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in ordered[:KINDS_SHOWN])
+    return f"{shown} and {len(ordered) - KINDS_SHOWN} more kinds" if len(ordered) > KINDS_SHOWN else shown

@@ -1,9 +1,9 @@
 """Pictures of a Hugging Face data set that `save_to_disk` wrote."""
 
-import io
 from collections.abc import Sequence
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -30,12 +30,12 @@ def open_saved(folder: Path, *, image_column: str, label_column: str, classes: b
     labels = _labels(list(data[label]), label, folder) if label else torch.tensor([], dtype=torch.long)
     pictures = data.select_columns([image]).cast_column(image, type(data.features[image])(decode=False))
 
-    def open_row(index: int) -> BinaryIO:
+    def open_row(index: int) -> BufferedIOBase:
         entry = pictures[index][image]
         if entry is None or (entry["bytes"] is None and entry["path"] is None):
             raise InputError(f"row {index} of {folder} has no picture in {image}; take it away")
         if entry["bytes"] is not None:
-            return io.BytesIO(entry["bytes"])
+            return BytesIO(entry["bytes"])
         require_file(Path(entry["path"]))
         return Path(entry["path"]).open("rb")
 

@@ -43,6 +43,8 @@ class Images:
     """The pictures at ascending indices, so many at a time: uint8, channels last, always RGB."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Where they come from, for the result."""
+    summary: str = ""
+    """What people are told of pictures that were found, before the work."""
 
     def first(self, num: int | None) -> "Images":
         """The first `num` pictures; all of them for None. InputError when there are fewer."""

@@ -1,18 +1,24 @@
 """Real pictures for an evaluation: as they are where they have one size, or cut to one as ADM's references are."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from ard.datasets.decoding import Header
+from ard.datasets.look import Check, look_over
 from ard.datasets.picture_set import PictureSet, in_threads
+from ard.datasets.real import USUAL, Columns
 from ard.errors import InputError, require_at_least
 from ard.evaluation.images import Images, RgbPixels, parts_of
 
 
-def real_images(pictures: PictureSet, headers: Sequence[Header], *, size: int | None) -> Images:
-    """The pictures, cut to squares of `size` pixels; for None as they are, which must be of one size."""
+def open_real(path: Path, *, size: int | None, columns: Columns = USUAL, check: Check = Check.SAMPLE) -> Images:
+    """The pictures at `path`, cut to squares of `size` pixels; for None as they are, which must be of one size."""
+    pictures, headers = look_over(path, columns, check, classes=False)
     if size is None:
         return _as_they_are(pictures, headers)
     require_at_least(1, {"size": size})
@@ -21,7 +27,8 @@ def real_images(pictures: PictureSet, headers: Sequence[Header], *, size: int | 
         return (pictures.pixels(part, size=size, channels=3) for part in parts_of(rows, batch_size))
 
     facts = {**_facts(pictures, []), "cut_to": size}  # Resizing leaves little of what JPEG does.
-    return Images(count=pictures.count, height=size, width=size, batches=batches, facts=facts)
+    told = pictures.summary
+    return Images(count=pictures.count, height=size, width=size, batches=batches, facts=facts, summary=told)
 
 
 def _as_they_are(pictures: PictureSet, headers: Sequence[Header]) -> Images:
@@ -34,7 +41,7 @@ def _as_they_are(pictures: PictureSet, headers: Sequence[Header]) -> Images:
                 "pictures to one size with --size"
             )
 
-    def decoded(index: int) -> RgbPixels:
+    def decoded(index: int) -> UInt8[Tensor, "height width 3"]:
         picture = pictures.picture(index, "RGB")
         if picture.size != (first.width, first.height):  # Changed meanwhile, or EXIF behind the pixels turns it.
             raise InputError(f"{pictures.name_of(index)} has not the {first.size} pixels of its header; make it again")
@@ -43,8 +50,14 @@ def _as_they_are(pictures: PictureSet, headers: Sequence[Header]) -> Images:
     def batches(rows: Sequence[int], batch_size: int) -> Iterator[RgbPixels]:
         return (torch.stack(list(in_threads(decoded, part))) for part in parts_of(rows, batch_size))
 
-    facts = _facts(pictures, headers)
-    return Images(count=pictures.count, height=first.height, width=first.width, batches=batches, facts=facts)
+    return Images(
+        count=pictures.count,
+        height=first.height,
+        width=first.width,
+        batches=batches,
+        facts=_facts(pictures, headers),
+        summary=pictures.summary,
+    )
 
 
 def _facts(pictures: PictureSet, headers: Sequence[Header]) -> dict[str, object]:

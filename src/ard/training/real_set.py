@@ -25,6 +25,8 @@ class RealSet:
 
     identity: dict[str, Any]
     """What the images are, whatever their path is."""
+    summary: str
+    """What people are told of them, before the work."""
     labels: Labels
     scaling_factor: float | None
     """Of a latent cache."""
@@ -52,6 +54,7 @@ def open_real_set(path: Path, trajectories: Manifest, open_at: Callable[[Path], 
             "num": pictures.count,
             "sketch": list(pictures.sketch()),
         },
+        summary=pictures.summary,
         labels=pictures.require_classes(trajectories.num_classes),
         scaling_factor=None,
         draw=lambda ids, _: pictures.images(ids.tolist(), size=size, channels=channels),
@@ -95,4 +98,7 @@ def _cached(folder: Path, trajectories: Manifest) -> RealSet:
         )
     require_classes(folder, found.num_classes, trajectories.num_classes, named=bool(found.class_names))
     identity = {"latents": found.identity, "num": found.num}
-    return RealSet(identity=identity, labels=cache.labels, scaling_factor=found.scaling_factor, draw=cache.draw)
+    told = f"{folder}: latents of {found.num} pictures of {found.num_classes} classes"
+    return RealSet(
+        identity=identity, summary=told, labels=cache.labels, scaling_factor=found.scaling_factor, draw=cache.draw
+    )
