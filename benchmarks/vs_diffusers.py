@@ -28,7 +28,7 @@ from ard.files import write_json
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import StudentConfig
 from ard.models.transformer import TransformerConfig
-from ard.published import read_published
+from ard.published import Choice, read_published
 from ard.table import as_text
 from ard.teacher import Guidance, Ode, Teacher, load_teacher, plan_ode, save_teacher, solve_pf_ode
 
@@ -63,7 +63,7 @@ def imported(pipeline: Any, device: torch.device) -> Teacher:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pipeline.save_pretrained(folder / "pipeline")
-        card, weights = read_published(folder / "pipeline", told=None, num_heads=None)
+        card, weights = read_published(folder / "pipeline", Choice())
         save_teacher(folder / "teacher", card, weights)
         return load_teacher(folder / "teacher", device)
 

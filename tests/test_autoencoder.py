@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ard.decoding import LatentSpace, find_autoencoder, load_decoder
 from ard.errors import InputError, MissingExtraError
-from ard.models.autoencoder import WEIGHTS, find_autoencoder, load_autoencoder, load_decoder, read_autoencoder
+from ard.models.autoencoder import LatentScale, load_autoencoder, read_autoencoder
 
 CPU = torch.device("cpu")
-STUDENT = Path("runs/student")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 MakeAutoencoder = Callable[..., Path]
 
 
@@ -88,7 +89,7 @@ class TestDecode:
         """As diffusers saved autoencoders before it had these fields."""
         change_config(workspace, scaling_factor=None, shift_factor=None, latents_mean=None, latents_std=None)
         images = load_autoencoder(workspace, CPU).decode(some_latents())
-        assert read_autoencoder(workspace).scaling_factor == 0.18215
+        assert read_autoencoder(workspace).scale == LatentScale(scaling_factor=0.18215)
         assert torch.equal(images, decoded_by_diffusers(workspace, some_latents()))
 
     def test_attention_under_its_former_names_is_read(self, workspace: Path) -> None:
@@ -176,8 +177,8 @@ def keep_nothing(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def keep_pickled_weights_only(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.bin")
+def keep_no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "weights.safetensors")
 
 
 def cut_off_the_end(folder: Path) -> None:
@@ -200,8 +201,8 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no folder": (keep_nothing, "is no autoencoder: it has no config.json; --vae takes a local folder"),
     "another network": (changing(_class_name="UNet2DModel"), "its config.json holds UNet2DModel; --vae takes an Auto"),
     "a student": (changing(_class_name=None), "its config.json holds None"),
-    "pickled weights": (keep_pickled_weights_only, f"has no {WEIGHTS}, and other weights are not read"),
-    "half a file": (cut_off_the_end, "cannot be loaded"),
+    "no weights": (keep_no_weights, "has no weights; allowed: diffusion_pytorch_model.safetensors"),
+    "half a file": (cut_off_the_end, "is cut off"),
     "a missing tensor": (drop_a_tensor, "lacks decoder.conv_in.bias, or has it in another shape"),
     "a misshapen tensor": (misshape_a_tensor, "lacks decoder.conv_in.bias, or has it in another shape"),
     "no pictures": (changing(out_channels=4), "config.json: out_channels is 4; pictures have 1 or 3"),
@@ -228,29 +229,33 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(
     assert capfd.readouterr().err == ""
 
 
+def space(channels: int, **known: Any) -> LatentSpace:
+    return LatentSpace(owner=Path("runs/student"), channels=channels, **{"scale": None, "vae": None, **known})
+
+
 class TestFittingStudent:
     """Which students need an autoencoder, and which one."""
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_a_student_of_pictures_needs_none(self, channels: int) -> None:
-        assert find_autoencoder(None, channels, STUDENT) is None
+        assert find_autoencoder(None, space(channels)) is None
 
     def test_latents_need_one(self) -> None:
         with pytest.raises(InputError, match=r"runs/student makes latents of 4 channels, no pictures; .* with --vae"):
-            find_autoencoder(None, 4, STUDENT)
+            find_autoencoder(None, space(4))
 
     def test_it_must_have_the_channels_of_the_latents(self, autoencoder_folder: Path) -> None:
-        card = find_autoencoder(autoencoder_folder, 4, STUDENT)
+        card = find_autoencoder(autoencoder_folder, space(4))
         assert card == read_autoencoder(autoencoder_folder)
         for channels in (1, 16):
-            with pytest.raises(InputError, match=f"latents of 4 channels, and the student in .* makes {channels}"):
-                find_autoencoder(autoencoder_folder, channels, STUDENT)
+            with pytest.raises(InputError, match=f"latents of 4 channels, and runs/student makes {channels}"):
+                find_autoencoder(autoencoder_folder, space(channels))
 
     def test_a_missing_package_is_named_before_anything_is_drawn(
         self, autoencoder_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "diffusers", None)
         with pytest.raises(MissingExtraError, match=r"package diffusers, .* pip install '.\[latent\]'"):
-            find_autoencoder(autoencoder_folder, 4, STUDENT)
+            find_autoencoder(autoencoder_folder, space(4))
         with pytest.raises(MissingExtraError):
             load_autoencoder(autoencoder_folder, CPU)

@@ -219,7 +219,7 @@ class TestCommands:
         words = ["--model", "tiny/4", "--models", "teacher2,ard4-n1", "--rounds", "1", "--num", "600"]
         assert cli.run(["bench", "all", *words, "--json", str(path)]) == 0
         written = json.loads(path.read_text())
-        assert list(written) == ["ceilings", "latency", "train", "collect", "data"]
+        assert list(written) == ["ceilings", "latency", "train", "collect", "data", "written_by"]
         assert [row["model"] for row in written["latency"]["rows"]] == ["teacher2", "ard4-n1"]
         assert [row["model"] for row in written["train"]["rows"]] == ["ours", "dense"]
         assert "trajectories/s" in capsys.readouterr().out

@@ -9,7 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.pictures import labelled_sheet, png_bytes, save_samples, sheet, to_pixels
+from ard.errors import InputError
+from ard.pictures import (
+    SampleOutput,
+    array_bytes,
+    labelled_sheet,
+    png_bytes,
+    sample_output,
+    samples_sheet,
+    sheet,
+    to_pixels,
+    wrapped,
+)
 
 
 def image(value: float) -> Tensor:
@@ -95,42 +106,69 @@ def test_a_png_reads_back() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_array_file_holds_pixels_labels_and_seeds(channels: int, tmp_path: Path) -> None:
-    images = some_images(3, channels)
-    save_samples(tmp_path / "samples.npz", images, [2, 0, 1], [10, 11, 12])
-    with np.load(tmp_path / "samples.npz") as arrays:
-        assert np.array_equal(arrays["arr_0"], to_pixels(images).numpy())
+def test_an_array_file_holds_pixels_labels_and_seeds(channels: int) -> None:
+    pixels = to_pixels(some_images(3, channels))
+    with np.load(io.BytesIO(array_bytes(pixels, [2, 0, 1], [10, 11, 12], command="sample"))) as arrays:
+        assert np.array_equal(arrays["arr_0"], pixels.numpy())
         assert arrays["labels"].tolist() == [2, 0, 1]
         assert arrays["seeds"].tolist() == [10, 11, 12]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_folder_holds_one_picture_per_seed(channels: int, tmp_path: Path) -> None:
-    images = some_images(3, channels)
-    save_samples(tmp_path / "new" / "samples", images, [2, 0, 1], [10, 11, 12])
-    files = sorted((tmp_path / "new" / "samples").iterdir())
-    assert [file.stem for file in files] == [
-        "seed-0000010-label-0002",
-        "seed-0000011-label-0000",
-        "seed-0000012-label-0001",
-    ]
-    for file, pixels in zip(files, to_pixels(images).numpy(), strict=True):
-        with Image.open(file) as picture:
-            assert np.array_equal(np.asarray(picture).reshape(pixels.shape), pixels)
-
-
 @pytest.mark.parametrize(("count", "columns"), [(3, 3), (8, 8), (20, 8), (100, 10)])
-def test_a_saved_sheet_has_at_least_eight_columns_where_there_are_pictures_for_them(
-    count: int, columns: int, tmp_path: Path
+def test_a_sheet_of_samples_has_at_least_eight_columns_where_there_are_pictures_for_them(
+    count: int, columns: int
 ) -> None:
-    save_samples(tmp_path / "samples.png", some_images(count), [0] * count, list(range(count)))
-    side = 64 + 2  # Small pictures are enlarged to 64 pixels.
-    with Image.open(tmp_path / "samples.png") as page:
-        assert page.size == (columns * side, -(-count // columns) * side)
-        first = np.asarray(page)[2:side, 2:side]
-    assert np.array_equal(first, np.kron(to_pixels(some_images(count))[0, :, :, 0].numpy(), np.ones((8, 8))))
+    pixels, side = to_pixels(some_images(count)), 64 + 2  # Small pictures are enlarged to 64 pixels.
+    page = samples_sheet(pixels)
+    assert page.size == (columns * side, -(-count // columns) * side)
+    assert np.array_equal(np.asarray(page)[2:side, 2:side], np.kron(pixels[0, :, :, 0].numpy(), np.ones((8, 8))))
 
 
-def test_nothing_but_the_samples_is_left_in_the_folder(tmp_path: Path) -> None:
-    save_samples(tmp_path / "samples.npz", some_images(2), [0, 1], [0, 1])
-    assert [file.name for file in tmp_path.iterdir()] == ["samples.npz"]
+def test_captions_stand_below_their_pictures() -> None:
+    pixels = to_pixels(some_images(10, channels=3))
+    page = np.asarray(samples_sheet(pixels, ["a red cat that sits on the mat"] + [""] * 8 + ["dog"])).astype(int)
+    plain = np.asarray(samples_sheet(pixels, [""] * 10)).astype(int)
+    height, width = 128 + 2 + 2 * 14, 128 + 2
+    assert page.shape == (2 * height + 2, 8 * width + 2, 3), "two lines of text, eight columns"
+    for index in (0, 9):
+        top, left = (index // 8) * height + 2, (index % 8) * width + 2
+        shown = page[top : top + 128, left : left + 128]
+        assert np.array_equal(shown, np.kron(pixels[index].numpy(), np.ones((16, 16, 1))))
+        assert (page[top + 128 : top + height - 2, left : left + 128] < 128).any(), "the text is dark"
+    assert plain.shape[0] == 2 * (128 + 2 + 14) + 2
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", [""]),
+        ("a cat", ["a cat"]),
+        ("a red cat on it", ["a red", "cat on", "it"]),
+        ("a red cat on the mat sits", ["a red", "cat on", "the..."]),
+        ("incomprehensible", ["inc..."]),
+    ],
+)
+def test_a_caption_is_wrapped_and_what_does_not_fit_ends_in_dots(text: str, lines: list[str]) -> None:
+    assert wrapped(text, 6.0, lambda words: float(len(words))) == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x.png", SampleOutput.SHEET),
+        ("x.PNG", SampleOutput.SHEET),
+        ("x.Npz", SampleOutput.ARRAYS),
+        ("x", SampleOutput.FOLDER),
+        ("run.v2", SampleOutput.FOLDER),
+        ("run-0.5", SampleOutput.FOLDER),
+        (".hidden", SampleOutput.FOLDER),
+    ],
+)
+def test_the_name_says_what_is_written(name: str, kind: SampleOutput) -> None:
+    assert sample_output(Path(name)) is kind
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.zip", "x.json"])
+def test_a_name_of_what_is_not_written_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="are not written; allowed"):
+        sample_output(Path(name))

@@ -20,7 +20,7 @@ from ard.diffusion import Diffusion, DiffusionKind, FlowClock, TimeSpacing
 from ard.errors import InputError
 from ard.models.layers import sincos_positions
 from ard.models.transformer import Transformer, TransformerConfig
-from ard.published import Published, read_published
+from ard.published import Choice, Published, read_published
 from ard.teacher import Guidance, SourceFormat, Teacher, plan_ode, solve_pf_ode
 
 Weights = dict[str, Tensor]
@@ -37,8 +37,8 @@ def times(t: float) -> Tensor:
     return torch.full((3,), t, dtype=torch.float64)
 
 
-def read(source: Path, told: SourceFormat | None = None, num_heads: int | None = None) -> Published:
-    return read_published(source, told=told, num_heads=num_heads)
+def read(source: Path, told: SourceFormat | None = None, num_heads: int | None = None, **more: Any) -> Published:
+    return read_published(source, Choice(format=told, num_heads=num_heads, **more))
 
 
 def built(published: Published) -> Transformer:
@@ -270,21 +270,25 @@ REFUSALS: dict[str, tuple[str, Callable[[Weights], Any], str]] = {
         "does not say whose it is, and the tensors of DiT, SiT and REPA are alike; add --format",
     ),
     "code": ("DiT.pt", lambda weights: {**weights, "code": Code()}, "code is never run"),
-    "no names": ("DiT.pt", lambda _: {0: torch.zeros(1)}, "holds 0; a state dict is expected"),
+    "no names": ("DiT.pt", lambda _: {0: torch.zeros(1)}, "holds no tensors; a state dict is expected"),
     "a list": ("DiT.pt", lambda _: [torch.zeros(1)], "holds a list; a state dict is expected"),
-    "no average": ("DiT.pt", lambda weights: {"model": weights, "steps": 3}, "holds model, steps; a state dict"),
-    "no positions": ("DiT.pt", without("pos_embed"), "lacks pos_embed; a DiT, SiT or REPA network is expected"),
+    "no positions": ("DiT.pt", without("pos_embed"), "lacks pos_embed, which tells the size of its latents; give it"),
     "another network": ("DiT.pt", lambda _: {"conv.weight": torch.zeros(3)}, "lacks x_embedder.proj.weight"),
     "a missing tensor": ("DiT.pt", without("blocks.1.attn.proj.bias"), "lacks blocks.1.attn.proj.bias"),
     "an extra tensor": (
         "DiT.pt",
+        lambda weights: {**weights, "blocks.0.attn.bias": torch.ones(12)},
+        "has extra blocks.0.attn.bias",
+    ),
+    "normalised queries": (
+        "repa.pt",
         lambda weights: {**weights, "blocks.0.attn.q_norm.weight": torch.ones(12)},
-        "has extra blocks.0.attn.q_norm.weight",
+        "has extra q_norm and k_norm: it was trained with --qk-norm, which is not supported",
     ),
     "projectors that are no REPA's": (
         "DiT.pt",
         lambda weights: trained(model="DiT")(weights | projectors()),
-        "has extra",
+        "can be read in two ways (its projectors: repa; its option model DiT: dit; the name DiT.pt: dit)",
     ),
     "a misshapen tensor": (
         "DiT.pt",
@@ -296,7 +300,7 @@ REFUSALS: dict[str, tuple[str, Callable[[Weights], Any], str]] = {
         lambda weights: {**weights, "pos_embed": weights["pos_embed"].flip(1)},
         "pos_embed is not DiT's sine-cosine table of 4 x 4 patches",
     ),
-    "no null row": ("0.pt", trained(model="DiT", num_classes=CLASSES + 1), "has 8 classes and no row for no class"),
+    "other classes": ("0.pt", trained(model="DiT", num_classes=3), "has 8 rows for classes, and its option num_class"),
     "another path": (
         "0.pt",
         trained(path_type="GVP", prediction="velocity"),
@@ -574,8 +578,8 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(
 HUB = """
 import sys
 from pathlib import Path
-from ard.published import read_published
-card, _ = read_published(Path("owner/DiT-tiny"), told=None, num_heads=None)
+from ard.published import Choice, read_published
+card, _ = read_published(Path("hub:owner/DiT-tiny"), Choice())
 print(card.imported.source, card.imported.format, card.network.depth)
 """
 
@@ -600,10 +604,10 @@ def test_a_repository_in_the_hubs_cache_is_read_under_its_name(
 
 def test_a_repository_that_is_nowhere_is_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-m", "ard", "teacher", "import", "owner/DiT-tiny", "--out", str(tmp_path / "teacher")]
+    words = [sys.executable, "-m", "ard", "teacher", "import", "hub:owner/DiT-tiny", "--out", str(tmp_path / "teacher")]
     result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.startswith("ard: owner/DiT-tiny is no file or folder here, and the hub does not give it (")
+    assert result.stderr.startswith("ard: the hub does not give owner/DiT-tiny (")
     assert "hf download owner/DiT-tiny --local-dir DiT-tiny" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "teacher").exists()

@@ -17,7 +17,7 @@ from ard.diffusion import Diffusion, DiffusionKind, TimeSpacing
 from ard.errors import InputError
 from ard.models.layers import attend_self
 from ard.models.transformer import TextConfig, Transformer, TransformerConfig
-from ard.published import Published, read_published
+from ard.published import Choice, Published, read_published
 from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
 TRANSFORMER = {
@@ -53,7 +53,7 @@ def given() -> Prompts:
 
 
 def read(source: Path) -> Published:
-    return read_published(source, told=None, num_heads=None)
+    return read_published(source, Choice())
 
 
 def built(published: Published) -> Transformer:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ard.errors import InputError
 
 Config = TypeVar("Config")
+MAX_TOLD = 80  # Characters of a value that a message repeats.
 
 
 def later(default: Any) -> Any:
@@ -53,7 +54,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, ignore: frozenset[s
     """What changed between two plain configurations, as `name old → new`; nested names are dotted."""
     before, after = flatten(old), flatten(new)
     names = [name for name in sorted(before | after) if name not in ignore and before.get(name) != after.get(name)]
-    return [f"{name} {before.get(name)} → {after.get(name)}" for name in names]
+    return [f"{name} {_shortened(before.get(name))} → {_shortened(after.get(name))}" for name in names]
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A student as a folder to hand on: a pipeline of diffusers with its autoencoder, a model card and samples."""
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,18 +12,18 @@ import torch
 from safetensors import SafetensorError
 
 from ard.config import differences, fingerprint_of, to_plain
+from ard.decoding import find_autoencoder, space_of_student, teacher_of
 from ard.errors import InputError, require_at_least
 from ard.exported_text import OPTION, ExportedText, plan_text
-from ard.files import read_json, remove_leftovers, write_json, written_aside
+from ard.files import read_json, remove_leftovers, write_atomically, write_json, written_aside
 from ard.measured import measured
 from ard.model_card import CARD, SHEET, About, model_card
-from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_autoencoder
+from ard.models.autoencoder import AutoencoderCard, load_autoencoder
 from ard.models.text_encoder import load_text_encoder
 from ard.models.weights import fingerprint
 from ard.offline import offline, quietly
-from ard.pictures import save_pixels
+from ard.pictures import png_bytes, samples_sheet
 from ard.students import StudentCard, load_card, load_student
-from ard.teacher import TeacherCard, load_teacher_card
 from ard.text import num_conditions
 
 RECORD = "export.json"
@@ -63,14 +62,9 @@ def plan_export(
     require_at_least(0, {"samples": num_samples})
     if not re.fullmatch(r"[A-Za-z0-9.+-]*", license_name):
         raise InputError(f"--license {license_name!r}: one of the hub's names is expected, such as apache-2.0 or other")
-    teacher = _teacher_of(card, student)
-    autoencoder = find_autoencoder(vae or _recorded_vae(teacher, card, student), card.network.channels, student)
+    teacher = teacher_of(card, student)
+    autoencoder = find_autoencoder(vae, space_of_student(card, student))
     imported = teacher.imported if teacher else None
-    if imported and autoencoder and imported.scaling_factor not in {None, autoencoder.scaling_factor}:
-        raise InputError(
-            f"the autoencoder in {autoencoder.folder} scales its latents by {autoencoder.scaling_factor}, and the "
-            f"teacher's have {imported.scaling_factor}; give the autoencoder of its teacher with --vae"
-        )
     text = plan_text(card, student, encoder=text_encoder, max_tokens=max_tokens)
     if text and not text.prompts:
         num_samples = 0
@@ -183,26 +177,11 @@ def _draw_samples(path: Path, pipeline: Any, export: Export) -> None:
     asked = {"prompt": text.condition(torch.tensor(labels))} if text else {"class_labels": labels}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     pictures = np.stack([np.asarray(picture) for picture in pipeline(**asked, generator=generators).images])
-    save_pixels(path, torch.from_numpy(pictures.reshape(*pictures.shape[:3], -1)), labels, seeds)
+    captions = [text.manifest.prompts[label] for label in labels] if text else []
+    pixels = torch.from_numpy(pictures.reshape(*pictures.shape[:3], -1))
+    write_atomically(path, png_bytes(samples_sheet(pixels, captions)))
 
 
 def _samples_told(count: int, of: str) -> str:
     last = FIRST_SEED + count - 1
     return f"Samples of the {of} in turn, seeds {FIRST_SEED} to {last}, not selected" if count else ""
-
-
-def _teacher_of(card: StudentCard, student: Path) -> TeacherCard | None:
-    """The card of the student's teacher, which may be elsewhere by now; InputError when another one is in its place."""
-    folder = card.teacher.folder(student)
-    if not (folder / "config.json").is_file():
-        return None
-    teacher = load_teacher_card(folder)
-    if (teacher.network, teacher.diffusion) != (card.network, card.diffusion):
-        raise InputError(f"the teacher in {folder} is not the student's; put the right one there, or none")
-    return teacher
-
-
-def _recorded_vae(teacher: TeacherCard | None, card: StudentCard, student: Path) -> Path | None:
-    """The autoencoder that the teacher was imported with."""
-    vae = teacher.imported.vae if teacher and teacher.imported else None
-    return None if vae is None else Path(os.path.normpath(card.teacher.folder(student) / vae))

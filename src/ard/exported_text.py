@@ -42,12 +42,12 @@ def plan_text(card: StudentCard, student: Path, *, encoder: Path | None, max_tok
     length = max_tokens or (prompts.manifest.max_tokens if prompts else None)
     return ExportedText(
         prompts=prompts.folder if prompts else None,
-        encoder=_students_own(encoder, card, student, length) if encoder else None,
+        encoder=students_encoder(encoder, card, student, length) if encoder else None,
         source=encoder.resolve().name if encoder else "",
     )
 
 
-def _students_own(folder: Path, card: StudentCard, student: Path, max_tokens: int | None) -> TextEncoderCard:
+def students_encoder(folder: Path, card: StudentCard, student: Path, max_tokens: int | None) -> TextEncoderCard:
     """The encoder in `folder`, run as it was for the student's prompts; InputError when it is another one."""
     wanted = card.text.encoder if card.text else ""
     for precision in get_args(EncoderPrecision):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ard.errors import InputError
-from ard.files import read_json
+from ard.files import read_json, require_file
 
 DIFFUSERS_STEM, TRANSFORMERS_STEMS = "diffusion_pytorch_model", ("model", "pytorch_model")
 _HEAD = 512  # Bytes that tell what a file is.
@@ -33,12 +33,7 @@ class WeightFiles(NamedTuple):
 
 def kind_of_weights(path: Path) -> WeightsKind:
     """The form of the weights in the file `path`; InputError that says what it is instead, or that it is cut off."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if not path.is_file():
-        raise InputError(
-            f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; a file of weights is expected"
-        )
+    require_file(path)
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if told := _taken_for_weights(head):

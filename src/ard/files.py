@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,22 @@ from ard.errors import InputError
 MAX_JSON_BYTES = 256 << 20
 MAX_JSON_DEPTH = 64
 MAX_DIGITS = 20  # Of a whole number; the largest seed has as many.
-
+_OPEN_FILES = re.compile(r"/proc/[0-9]+(/task/[0-9]+)?/fd|/dev/fd")
+_MAX_LINKS = 40  # As many as Linux follows.
+_MAX_NAME = 150  # Bytes; what is written aside has a longer name, and file systems take 255.
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "host"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Publish `data` at `path`; a reader sees the old file or the new one, never a part. A full disk leaves the old."""
+    """Publish `data` at `path`; a reader sees the old file or the new one, never a part. A full disk leaves the old.
+
+    A link stays one: what it leads to is written. A device or pipe, which cannot be replaced, is written to.
+    """
+    if is_stream(path):
+        with path.open("ab") as file:
+            file.write(data)
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
@@ -29,6 +39,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, aside)
         aside.replace(path)
     except BaseException as error:
         aside.unlink(missing_ok=True)
@@ -36,6 +48,17 @@ def write_atomically(path: Path, data: bytes) -> None:
             error.filename = error.filename or str(path)  # A full disk does not say where.
         raise
     _flush(path.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device, a pipe, or a name of what is open already, such as /dev/stdout."""
+    for _ in range(_MAX_LINKS):
+        if _OPEN_FILES.fullmatch(str(path.parent.resolve())):
+            return True
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 @contextmanager
@@ -128,6 +151,21 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def once_per_content(path: Path, wanted: str, check: Callable[[], None]) -> None:
+    """Call `check`, which raises when `path` does not hold what `wanted` stands for.
+
+    Not when it went well in this process before and the file was not written since.
+    """
+    stat = path.stat()
+    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, wanted)
+    if key not in _CHECKED:
+        check()
+        _CHECKED.add(key)
+
+
+_CHECKED: set[tuple[int, int, int, int, str]] = set()
+
+
 def _whole_number(text: str) -> int:
     """Python takes time that grows with the square of a number's length, and stops at 4,300 digits."""
     if len(text.lstrip("-")) > MAX_DIGITS:
@@ -158,7 +196,9 @@ def _is_running(process: int) -> bool:
 
 def _aside(path: Path) -> Path:
     """Where `path` is written before it is published."""
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    name, long = path.name, len(os.fsencode(path.name)) > _MAX_NAME
+    name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] if long else name
+    return path.with_name(f".{name}.{_HOST}.{os.getpid()}.tmp")
 
 
 def _flush(path: Path) -> None:

@@ -5,32 +5,40 @@ An encoder gives a distribution per image, and latent diffusion models are train
 """
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ard.config import differences, fingerprint_of, from_plain, to_plain
+from ard.config import fingerprint_of, to_plain
 from ard.datasets.picture_set import PictureSet
 from ard.errors import InputError, require_at_least
-from ard.files import read_json, remove_leftovers, write_json
-from ard.models.autoencoder import Autoencoder, AutoencoderCard
+from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentScale
 from ard.ranks import rank_and_world
-from ard.trajectories.shards import Shard, open_shard, write_shard
+from ard.sharded.making import Claim, publish_shard
+from ard.sharded.rows import Shards
+from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record
 from ard.types import Labels, Latents
 
-SCHEMA, KIND = 1, "latents"
 DECODED = 64  # Pictures in memory together.
-AGAIN = "run the same ard images cache command again"
+LATENTS = Kind(
+    record="manifest.json",
+    head={"kind": "latents", "schema": 1},
+    stem="latents",
+    name="latent cache",
+    holds="latents",
+    command="ard images cache",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentManifest:
+class LatentManifest(ShardedManifest):
     """Everything that decides a cache's content."""
+
+    KIND: ClassVar[Kind] = LATENTS
 
     images: str
     """The pictures' fingerprint."""
@@ -48,6 +56,16 @@ class LatentManifest:
     shard_size: int
 
     @property
+    def total(self) -> int:
+        """How many there are."""
+        return self.num
+
+    @property
+    def scale(self) -> LatentScale:
+        """How the latents are scaled."""
+        return LatentScale(scaling_factor=self.scaling_factor, shift_factor=self.shift_factor)
+
+    @property
     def num_shards(self) -> int:
         """How many shard files there are."""
         return -(-self.num // self.shard_size)
@@ -56,9 +74,20 @@ class LatentManifest:
         """The images of `shard`."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num))
 
+    def expected(self, shard: int) -> Expected:
+        """What `shard` must hold: the moments of its images' latents, and the images' labels."""
+        num = len(self.rows(shard))
+        moments = (torch.float16, (num, *self.shape))
+        return Expected({"mean": moments, "std": moments, "label": (torch.int64, (num,))}, {})
+
     @property
+    def shard_identity(self) -> str:
+        """What every shard carries."""
+        return self.identity
+
+    @functools.cached_property
     def identity(self) -> str:
-        """A fingerprint that every shard carries."""
+        """A fingerprint of everything that decides the content."""
         return fingerprint_of(to_plain(self))
 
 
@@ -68,13 +97,11 @@ def plan_cache(pictures: PictureSet, card: AutoencoderCard, *, size: int, shard_
     if size % card.downsampling:
         raise InputError(f"size is {size}; the autoencoder needs a multiple of {card.downsampling}")
     side = size // card.downsampling
-    with card.weights.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     return LatentManifest(
         images=pictures.identity,
-        autoencoder=weights,
-        scaling_factor=card.scaling_factor,
-        shift_factor=card.shift_factor,
+        autoencoder=card.sha256,
+        scaling_factor=card.scale.scaling_factor,
+        shift_factor=card.scale.shift_factor,
         size=size,
         shape=(card.latent_channels, side, side),
         class_names=pictures.class_names,
@@ -97,17 +124,15 @@ def make_cache(
 
     `autoencoder` is asked for when there is something to encode.
     """
-    if _prepare(out, manifest):
-        return progress(manifest.num)
+    claim = Claim(out, manifest)
     rank, world = rank_and_world()
-    for shard in range(rank, manifest.num_shards, world):
-        if not _is_published(out, manifest, shard):
-            tensors = _encode(manifest.rows(shard), manifest, pictures, autoencoder(), device)
-            write_shard(out / _name(shard), tensors, manifest.identity)
+    mine = range(rank, manifest.num_shards, world)
+    missing = claim.missing(mine)
+    progress(sum(len(manifest.rows(shard)) for shard in mine if shard not in missing))
+    for shard in missing:
+        publish_shard(out, manifest, shard, _encode(manifest.rows(shard), manifest, pictures, autoencoder(), device))
         progress(len(manifest.rows(shard)))
-    if all(_is_published(out, manifest, shard) for shard in range(manifest.num_shards)):
-        shards = [_open(out / _name(shard)) for shard in range(manifest.num_shards)]
-        _save_manifest(out, manifest, {shard.path.name: shard.header_crc for shard in shards})
+    claim.finish()
 
 
 class LatentCache:
@@ -116,16 +141,12 @@ class LatentCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest, checksums = load_latent_manifest(folder)
-        if len(checksums) != self.manifest.num_shards:
-            raise InputError(f"{folder} is incomplete; {AGAIN}")
-        self.shards = [_open(folder / _name(shard)) for shard in range(self.manifest.num_shards)]
-        if wrong := [shard.path for shard in self.shards if checksums.get(shard.path.name) != shard.header_crc]:
-            raise InputError(f"{wrong[0]} is foreign or damaged; delete it and {AGAIN}")
+        self.shards = Shards(open_shards(folder, self.manifest, checksums), LATENTS)
 
     @functools.cached_property
     def labels(self) -> Labels:
         """Every image's class; 0 where there are no classes."""
-        return torch.cat([shard.read("label") for shard in self.shards])
+        return torch.cat([self.shards.tensor(shard, "label") for shard in range(self.manifest.num_shards)])
 
     def draw(self, ids: Tensor, generator: torch.Generator) -> Latents:
         """A draw from the distribution of each of the images `ids`."""
@@ -134,42 +155,12 @@ class LatentCache:
 
     def _rows(self, name: str, ids: Tensor) -> Latents:
         """Rows of one of the tensors, in float32."""
-        size = self.manifest.shard_size
-        rows = np.stack([self._maps[name][index // size][index % size] for index in ids.tolist()])
-        values = torch.from_numpy(rows).view(-1).view(torch.float16)
-        return values.view(len(ids), *self.manifest.shape).float()
-
-    @functools.cached_property
-    def _maps(self) -> dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]]:
-        return {name: [shard.map(name) for shard in self.shards] for name in ("mean", "std")}
+        return self.shards.rows(name, ids, shard_size=self.manifest.shard_size).float()
 
 
-def load_latent_manifest(folder: Path) -> tuple[LatentManifest, dict[str, str]]:
+def load_latent_manifest(folder: Path) -> tuple[LatentManifest, Checksums]:
     """The manifest of a cache and its shards' checksums; InputError when `folder` is none."""
-    plain = read_json(folder / "manifest.json")
-    if plain.pop("kind", None) != KIND or plain.pop("schema", None) != SCHEMA:
-        raise InputError(f"{folder} is no latent cache of this version of ard; ard images cache makes one")
-    checksums = plain.pop("shards")
-    return from_plain(LatentManifest, plain, where=str(folder / "manifest.json")), checksums
-
-
-def _prepare(out: Path, manifest: LatentManifest) -> bool:
-    """Whether the cache is complete already; InputError when `out` holds something else."""
-    if (out / "manifest.json").exists():
-        stored, checksums = load_latent_manifest(out)
-        if changes := differences(to_plain(stored), to_plain(manifest)):
-            raise InputError(f"{out} holds other latents ({'; '.join(changes)}); choose another --out")
-        remove_leftovers(out)
-        return bool(checksums) and all(_is_published(out, manifest, shard) for shard in range(manifest.num_shards))
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} holds other files and no manifest.json; choose another --out")
-    _save_manifest(out, manifest, {})
-    return False
-
-
-def _save_manifest(out: Path, manifest: LatentManifest, checksums: dict[str, str]) -> None:
-    """Publish the manifest; `checksums` is empty until the cache is complete."""
-    write_json(out / "manifest.json", {"kind": KIND, "schema": SCHEMA, **to_plain(manifest), "shards": checksums})
+    return read_record(LatentManifest, folder)
 
 
 def _encode(
@@ -185,26 +176,3 @@ def _encode(
         raise InputError(f"the autoencoder yields infinite or not-a-number latents for {pictures.name_of(rows[0])} on")
     labels = pictures.labels[list(rows)] if len(pictures.labels) else torch.zeros(len(rows), dtype=torch.long)
     return {"mean": mean, "std": std, "label": labels}
-
-
-def _name(shard: int) -> str:
-    return f"latents-{shard:06d}.safetensors"
-
-
-def _open(path: Path) -> Shard:
-    """A shard's header; a bad one is told with the command that repairs it."""
-    try:
-        return open_shard(path)
-    except InputError:
-        raise InputError(f"{path} is missing or damaged; delete it and {AGAIN}") from None
-
-
-def _is_published(out: Path, manifest: LatentManifest, shard: int) -> bool:
-    """Whether a whole shard of this cache is there; InputError when another's is in its place."""
-    path = out / _name(shard)
-    if not path.exists():
-        return False
-    found = _open(path)
-    if found.identity != manifest.identity:
-        raise InputError(f"{path} is foreign: it belongs to other latents; move it away")
-    return found.rows == len(manifest.rows(shard))

@@ -1,7 +1,8 @@
 """Latents or images in [-1, 1] to 8-bit pictures, sheets and sample files."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ard.files import write_atomically
+from ard.errors import InputError
+from ard.marks import PROVENANCE, npz_mark
 from ard.types import Latents
 
 Pixels = UInt8[Tensor, "batch height width channel"]
+
+GAP = 2
+CAPTION_SIZE, CAPTION_LINE, CAPTION_LINES = 11, 14, 3  # Pixels, pixels, and at most so many lines.
+DOTS = "..."
+NOT_WRITTEN = {
+    *(".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf"),
+    *(".npy", ".pt", ".safetensors", ".zip", ".tar", ".gz", ".json", ".txt"),
+}
 
 
 def to_pixels(images: Latents) -> Pixels:
@@ -59,26 +69,78 @@ def png_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def save_samples(out: Path, images: Latents, labels: Sequence[int], seeds: Sequence[int]) -> None:
-    """Write images as `save_pixels` does."""
-    save_pixels(out, to_pixels(images), labels, seeds)
+def samples_sheet(pixels: Pixels, captions: Sequence[str] = ()) -> Image.Image:
+    """A sheet of at least eight columns where there are pictures for them, small ones enlarged; captions below each."""
+    count, height, _, _ = pixels.shape
+    columns = min(count, max(8, round(count**0.5)))
+    if not captions:
+        return sheet(pixels, columns=columns, scale=max(1, 64 // height), gap=2)
+    return captioned_sheet(pixels, captions, columns=columns, scale=max(1, 128 // height))
 
 
-def save_pixels(out: Path, pixels: Pixels, labels: Sequence[int], seeds: Sequence[int]) -> None:
-    """Write a sheet (.png), an ADM-style array file (.npz) or a folder with one PNG per seed (no suffix)."""
-    match out.suffix:
-        case ".png":
-            columns = min(len(seeds), max(8, round(len(seeds) ** 0.5)))
-            scale = max(1, 64 // pixels.shape[1])
-            write_atomically(out, png_bytes(sheet(pixels, columns=columns, scale=scale, gap=2)))
-        case ".npz":
-            arrays: dict[str, Any] = {"arr_0": pixels.numpy(), "labels": np.array(labels), "seeds": np.array(seeds)}
-            buffer = io.BytesIO()
-            np.savez(buffer, **arrays)
-            write_atomically(out, buffer.getvalue())
-        case _:
-            for seed, label, image in zip(seeds, labels, pixels, strict=True):
-                write_atomically(out / f"seed-{seed:07d}-label-{label:04d}.png", png_bytes(_picture(image)))
+def captioned_sheet(pixels: Pixels, captions: Sequence[str], *, columns: int, scale: int) -> Image.Image:
+    """Pictures side by side, row after row, each enlarged `scale` times, with its caption below it."""
+    font = ImageFont.load_default(CAPTION_SIZE)
+    side = (pixels.shape[2] * scale, pixels.shape[1] * scale)
+    texts = [wrapped(caption, float(side[0]), font.getlength) for caption in captions]
+    cell = (side[0] + GAP, side[1] + GAP + CAPTION_LINE * max(map(len, texts)))
+    page = Image.new("RGB", (columns * cell[0] + GAP, -(-len(pixels) // columns) * cell[1] + GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for index, (picture, lines) in enumerate(zip(to_pictures(pixels), texts, strict=True)):
+        left, top = (GAP + number * size for number, size in zip(divmod(index, columns)[::-1], cell, strict=True))
+        page.paste(picture.resize(side, Image.Resampling.NEAREST), (left, top))
+        for number, line in enumerate(lines):
+            draw.text((left, top + side[1] + number * CAPTION_LINE), line, fill="black", font=font)
+    return page
+
+
+def wrapped(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
+    """A text in lines that are `width` at most as `measure` has it; one that needs too many ends in dots."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if lines[-1] and measure(joined) > width:
+            lines.append(word)
+        else:
+            lines[-1] = joined
+    kept = [_cut(line, width, measure) for line in lines[:CAPTION_LINES]]
+    return kept if len(lines) <= CAPTION_LINES else [*kept[:-1], _cut(f"{kept[-1]} {DOTS}", width, measure)]
+
+
+def _cut(line: str, width: float, measure: Callable[[str], float]) -> str:
+    """The line, or as much of it as fits with dots behind."""
+    if measure(line) <= width:
+        return line
+    fitting = (line[:end].rstrip() + DOTS for end in range(len(line) - 1, 0, -1))
+    return next((text for text in fitting if measure(text) <= width), "")
+
+
+class SampleOutput(StrEnum):
+    """What the name of an output asks for."""
+
+    SHEET = "sheet"  # One picture of all.
+    ARRAYS = "arrays"  # ADM's: arr_0 uint8 NHWC, with labels and seeds.
+    FOLDER = "folder"  # A PNG per seed.
+
+
+def sample_output(out: Path) -> SampleOutput:
+    """What is written at `out`; InputError for the endings of files that are not written."""
+    ending = out.suffix.lower()
+    if ending in NOT_WRITTEN:
+        raise InputError(
+            f"--out {out}: files that end in {ending} are not written; allowed are a name ending in .png or .npz, or a "
+            "folder"
+        )
+    return {".png": SampleOutput.SHEET, ".npz": SampleOutput.ARRAYS}.get(ending, SampleOutput.FOLDER)
+
+
+def array_bytes(pixels: Pixels, labels: Sequence[int], seeds: Sequence[int], *, command: str) -> bytes:
+    """ADM's array file with labels and seeds, marked by the command that writes it."""
+    arrays: dict[str, Any] = {"arr_0": pixels.numpy(), "labels": np.array(labels), "seeds": np.array(seeds)}
+    arrays[PROVENANCE] = npz_mark(command, {})
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _picture(pixels: UInt8[Tensor, "height width channel"]) -> Image.Image:

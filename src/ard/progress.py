@@ -25,3 +25,8 @@ def progress_bar(
         delay=delay,
         mininterval=0.2 if sys.stderr.isatty() else 15.0,
     )
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, above the progress bars."""
+    tqdm.write(text, file=sys.stderr)

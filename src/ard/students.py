@@ -9,6 +9,7 @@ from ard.config import from_plain, later, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.history import HistoryMask
+from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import TransformerConfig
@@ -51,6 +52,8 @@ class StudentCard:
     """The student it started from; None: the teacher."""
     text: TextRef | None = later(None)
     """The prompts that it learned from, where it reads text."""
+    latents: LatentScale | None = later(None)
+    """How its latents are scaled, where its teacher says."""
 
     @property
     def tau(self) -> tuple[float, ...]:

@@ -25,6 +25,7 @@ from ard.diffusion import (
     solver_output,
 )
 from ard.errors import InputError
+from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
@@ -111,6 +112,13 @@ class Teacher:
     hash: str
     cfg_channels: int = -1
     """How many channels its own sampler guides; -1 means all."""
+    imported: "Imported | None" = None
+    """Where it comes from; None for one that was trained here."""
+
+    @property
+    def latents(self) -> LatentScale | None:
+        """How its latents are scaled; None where it makes pictures, or does not say."""
+        return self.imported.scale if self.imported else None
 
     def guided_channels(self, guidance: Guidance) -> int:
         """How many channels `guidance` guides, or -1 for all."""
@@ -192,6 +200,7 @@ class SourceFormat(StrEnum):
     DIT = "dit"  # A checkpoint of DiT's own code (Peebles and Xie, 2023).
     SIT = "sit"  # Of SiT's (Ma et al., 2024).
     REPA = "repa"  # Of REPA's (Yu et al., 2025).
+    PIXART = "pixart"  # Of PixArt's (Chen et al., 2023 and 2024).
     DIFFUSERS = "diffusers"  # A folder that diffusers saved.
     OTHER = "other"  # Of another architecture, written by the code that brings it (docs/add-your-teacher.md).
 
@@ -213,6 +222,19 @@ class Imported:
     """Where the source's own autoencoder is, seen from the teacher's folder."""
     class_names: tuple[str, ...]
     """By label; empty where the source has none."""
+    shift_factor: float | None = later(None)
+    """What is subtracted from the autoencoder's output before it is scaled; None: nothing."""
+    max_tokens: int | None = later(None)
+    """How many tokens of a prompt its pipeline reads; None where the source does not say, or has classes."""
+    notes: tuple[str, ...] = later(())
+    """What was taken, stripped, assumed or left, in lines for people."""
+
+    @property
+    def scale(self) -> LatentScale | None:
+        """How its latents are scaled; None where the source does not say."""
+        if self.scaling_factor is None:
+            return None
+        return LatentScale(scaling_factor=self.scaling_factor, shift_factor=self.shift_factor or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +275,7 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
     load_weights(network, folder / "model.safetensors")
     identity = teacher_hash(card, network.state_dict())
     cfg_channels = card.imported.cfg_channels if card.imported else -1
-    return Teacher(network.to(device), card.diffusion, card.data, identity, cfg_channels)
+    return Teacher(network.to(device), card.diffusion, card.data, identity, cfg_channels, card.imported)
 
 
 def teacher_hash(card: TeacherCard, weights: StateDict) -> str:
@@ -285,6 +307,7 @@ def plan_ode(
         raise InputError(
             f"cfg_scale is {guidance.cfg_scale}; it multiplies (cond - uncond), so 1 means none: at least 1"
         )
+    _require_null_class(teacher.network.config, guidance)
     guided_channels = teacher.guided_channels(guidance)
     if not -1 <= guided_channels <= channels:
         raise InputError(f"cfg_channels is {guided_channels}; the latents have {channels}: 0 to {channels}, or -1")
@@ -295,6 +318,15 @@ def plan_ode(
     )
     _check_interval(ode, teacher.diffusion)
     return ode
+
+
+def _require_null_class(network: TransformerConfig, guidance: Guidance) -> None:
+    """InputError for guidance of a teacher that does not know what to subtract."""
+    if guidance.cfg_scale != 1 and not (network.null_class or network.text):
+        raise InputError(
+            f"cfg_scale is {guidance.cfg_scale:g}, and the teacher was trained without a row for no class, so that it "
+            "cannot be guided; give --cfg-scale 1"
+        )
 
 
 def _with_spacing(diffusion: Diffusion, solver: Solver, spacing: TimeSpacing | None) -> Diffusion:

@@ -10,30 +10,40 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-import safetensors
-from safetensors import SafetensorError
+import torch
 from torch import Tensor
 
 from ard.condition import Condition, Prompts, padded
-from ard.config import differences, fingerprint_of, from_plain, to_plain
+from ard.config import fingerprint_of
 from ard.errors import InputError
-from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.models.text_encoder import Encode
 from ard.models.transformer import TransformerConfig
-from ard.models.weights import to_bytes
+from ard.sharded.making import Claim, publish_shard, require_claimable
+from ard.sharded.rows import Shards
+from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record
 from ard.types import Labels
 
-SCHEMA = 1
 PER_FILE = 64  # Prompts of a file: 20 MB for T5-XXL and prompts of 40 tokens.
-OPEN_FILES = 64
 EMPTY = ""
-REPAIR = "run the same ard text encode command again"
+TEXT = Kind(
+    record="text.json",
+    head={"schema": 1},
+    stem="text",
+    name="folder of encoded prompts",
+    holds="encoded prompts",
+    command="ard text encode",
+    free=frozenset({"source"}),
+    records_may_name_none=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextManifest:
+class TextManifest(ShardedManifest):
     """What a folder of encoded prompts says of itself."""
+
+    KIND: ClassVar[Kind] = TEXT
 
     encoder: str
     """A fingerprint of the encoder, its tokenizer and how they are run."""
@@ -43,19 +53,38 @@ class TextManifest:
     max_tokens: int
     prompts: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """A fingerprint of everything that decides the content."""
         return fingerprint_of([self.encoder, self.prompts])
 
+    @functools.cached_property
     def different(self) -> list[str]:
         """The different texts that are encoded, the empty one first."""
         return _different(self.prompts)
 
     @property
-    def num_files(self) -> int:
-        """How many files there are."""
-        return -(-len(self.different()) // PER_FILE)
+    def total(self) -> int:
+        """How many different texts there are."""
+        return len(self.different)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shard files there are."""
+        return -(-self.total // PER_FILE)
+
+    def texts(self, shard: int) -> list[str]:
+        """The texts of `shard`."""
+        return self.different[shard * PER_FILE : (shard + 1) * PER_FILE]
+
+    @property
+    def shard_identity(self) -> str:
+        """What every shard carries; which texts it has is told by their names."""
+        return self.encoder
+
+    def expected(self, shard: int) -> Expected:
+        """What `shard` must hold: each of its texts, of any number of tokens."""
+        return Expected({text_hash(text): (torch.bfloat16, (None, self.width)) for text in self.texts(shard)}, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +115,14 @@ def text_hash(text: str) -> str:
 
 def encode_prompts(folder: Path, manifest: TextManifest, encode: Encode, *, progress: Callable[[int], object]) -> None:
     """Make or complete the folder: files that are there stay, the others are made."""
-    _prepare(folder, manifest)
-    texts = manifest.different()
-    for index in range(manifest.num_files):
-        part = texts[index * PER_FILE : (index + 1) * PER_FILE]
-        if not _is_whole(folder / _file_name(index), part, manifest.encoder):
-            tensors = dict(zip(map(text_hash, part), encode(part), strict=True))
-            write_atomically(folder / _file_name(index), to_bytes(tensors, {"encoder": manifest.encoder}))
-        progress(len(part))
+    claim = Claim(folder, manifest)
+    missing = claim.missing(range(manifest.num_shards))
+    progress(sum(len(manifest.texts(shard)) for shard in range(manifest.num_shards) if shard not in missing))
+    for shard in missing:
+        texts = manifest.texts(shard)
+        publish_shard(folder, manifest, shard, dict(zip(map(text_hash, texts), encode(texts), strict=True)))
+        progress(len(texts))
+    claim.finish()
 
 
 def encode_now(prompts: Sequence[str], encode: Encode, *, max_tokens: int) -> Prompts:
@@ -104,13 +133,14 @@ def encode_now(prompts: Sequence[str], encode: Encode, *, max_tokens: int) -> Pr
 
 
 def is_encoded(folder: Path, manifest: TextManifest) -> bool:
-    """Whether the folder holds all of it; InputError when it holds other prompts."""
-    if not (folder / "text.json").exists():
+    """Whether the folder holds all of it; InputError when it holds something else."""
+    require_claimable(folder, manifest)
+    if not (folder / TEXT.record).exists():
         return False
-    _prepare(folder, manifest)
-    texts = manifest.different()
-    parts = (texts[index * PER_FILE : (index + 1) * PER_FILE] for index in range(manifest.num_files))
-    return all(_is_whole(folder / _file_name(index), part, manifest.encoder) for index, part in enumerate(parts))
+    claim = Claim(folder, manifest)
+    whole = not claim.missing(range(manifest.num_shards))
+    claim.finish()
+    return whole
 
 
 class EncodedText:
@@ -118,13 +148,11 @@ class EncodedText:
 
     def __init__(self, folder: Path) -> None:
         """InputError when the folder holds none, or not all."""
-        self.folder, self.manifest = folder, load_text_manifest(folder)
-        files = ((index, _opened(folder / _file_name(index))) for index in range(self.manifest.num_files))
-        self._places = {name: index for index, file in files for name in file.keys()}  # noqa: SIM118 it is no dictionary
+        self.folder = folder
+        self.manifest, checksums = load_text_manifest(folder)
+        self._shards = Shards(open_shards(folder, self.manifest, checksums), TEXT)
+        self._places = {text_hash(text): place // PER_FILE for place, text in enumerate(self.manifest.different)}
         self._names = [text_hash(cleaned(prompt)) for prompt in self.manifest.prompts]
-        if not self._places.keys() >= {*self._names, text_hash(EMPTY)}:
-            raise InputError(f"{folder} is incomplete; {REPAIR}")
-        self._open = functools.lru_cache(OPEN_FILES)(_opened)
         self._null = self._read(text_hash(EMPTY))
 
     def __len__(self) -> int:
@@ -144,7 +172,7 @@ class EncodedText:
         return TextRef(hash=self.manifest.identity, encoder=self.manifest.encoder, num=len(self), path=path)
 
     def _read(self, name: str) -> Tensor:
-        return self._open(self.folder / _file_name(self._places[name])).get_tensor(name)
+        return self._shards.tensor(self._places[name], name)
 
 
 def seen_from(reference: TextRef, artefact: Path, other: Path) -> TextRef:
@@ -154,10 +182,10 @@ def seen_from(reference: TextRef, artefact: Path, other: Path) -> TextRef:
 
 def open_referred(reference: TextRef, artefact: Path) -> EncodedText:
     """The prompts that `artefact` comes from; InputError when others are in their place."""
-    text = EncodedText(reference.folder(artefact))
-    if text.manifest.identity != reference.hash:
-        raise InputError(f"{text.folder} holds other prompts than those that {artefact} comes from; move them back")
-    return text
+    folder = reference.folder(artefact)
+    if load_text_manifest(folder)[0].identity != reference.hash:
+        raise InputError(f"{folder} holds other prompts than those that {artefact} comes from; move them back")
+    return EncodedText(folder)
 
 
 def condition_of(text: EncodedText | None, labels: Labels) -> Condition:
@@ -170,8 +198,13 @@ def num_conditions(text: EncodedText | None, network: TransformerConfig) -> int:
     return network.num_classes if text is None else len(text)
 
 
-def require_text(text: EncodedText | None, network: TransformerConfig, *, owner: Path) -> None:
-    """InputError unless the network in `owner` reads text of this width, or reads none and is given none."""
+def require_text(
+    text: EncodedText | None, network: TransformerConfig, *, owner: Path, max_tokens: int | None = None
+) -> None:
+    """InputError unless the network in `owner` reads text of this width, or reads none and is given none.
+
+    Also for text that was made for more or fewer tokens than `max_tokens`, where that is known.
+    """
     if network.text is None:
         if text is not None:
             raise InputError(
@@ -184,6 +217,11 @@ def require_text(text: EncodedText | None, network: TransformerConfig, *, owner:
             f"{text.folder} has text of width {text.manifest.width}, and {owner} reads {network.text.width}; encode "
             "the prompts with its own encoder"
         )
+    elif max_tokens not in {None, text.manifest.max_tokens}:
+        raise InputError(
+            f"{text.folder} has prompts of at most {text.manifest.max_tokens} tokens, and {owner} reads {max_tokens}; "
+            f"encode them with --max-tokens {max_tokens}"
+        )
 
 
 def require_classes(network: TransformerConfig, *, owner: Path | str, reader: str) -> None:
@@ -192,54 +230,10 @@ def require_classes(network: TransformerConfig, *, owner: Path | str, reader: st
         raise InputError(f"{owner} reads text; {reader} with classes only")
 
 
-def load_text_manifest(folder: Path) -> TextManifest:
-    """The manifest of a folder of encoded prompts; InputError when it is none."""
-    path = folder / "text.json"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no encoded prompts: it has no text.json, which ard text encode writes")
-    plain = read_json(path)
-    if plain.pop("schema", None) != SCHEMA:
-        raise InputError(f"{path} has another schema than {SCHEMA}, which this version of ard reads")
-    return from_plain(TextManifest, plain, where=str(path))
+def load_text_manifest(folder: Path) -> tuple[TextManifest, Checksums]:
+    """The manifest of a folder of encoded prompts and its shards' checksums; InputError when it is none."""
+    return read_record(TextManifest, folder)
 
 
 def _different(prompts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([EMPTY, *map(cleaned, prompts)]))
-
-
-def _prepare(folder: Path, manifest: TextManifest) -> None:
-    """Refuse a folder with something else; otherwise claim it."""
-    if (folder / "text.json").exists():
-        stored = load_text_manifest(folder)
-        if changes := differences(to_plain(stored), to_plain(manifest), ignore=frozenset({"prompts", "source"})):
-            raise InputError(f"{folder} holds text of another encoder ({'; '.join(changes)}); choose another --out")
-        if stored.prompts != manifest.prompts:
-            raise InputError(f"{folder} holds {len(stored.prompts)} other prompts; choose another --out")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds other files and no text.json; choose another --out")
-    else:
-        write_json(folder / "text.json", {"schema": SCHEMA, **to_plain(manifest)})
-    remove_leftovers(folder)
-
-
-def _file_name(index: int) -> str:
-    return f"text-{index:06d}.safetensors"
-
-
-def _is_whole(path: Path, texts: list[str], encoder: str) -> bool:
-    if not path.exists():
-        return False
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return set(file.keys()) == set(map(text_hash, texts)) and (file.metadata() or {}).get("encoder") == encoder
-    except SafetensorError:
-        return False
-
-
-def _opened(path: Path) -> "safetensors.safe_open":
-    try:
-        return safetensors.safe_open(path, "pt")
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; {REPAIR}") from None
-    except SafetensorError:
-        raise InputError(f"{path} is damaged; {REPAIR}") from None

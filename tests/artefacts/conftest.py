@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess, Popen
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from ard.cli import run
 from ard.files import write_atomically
-from ard.models.autoencoder import WEIGHTS
-from ard.teacher import load_teacher
+from ard.models.transformer import Transformer
+from ard.students import save_student
+from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
 
 CPU = ["--device", "cpu"]
 TEACH = ["--model", "tiny/4", "--iterations", 20, "--batch-size", 16, "--warmup", 0, "--ema-decay", 0.5, *CPU]
@@ -252,7 +254,7 @@ def _draw_picture(path: Path) -> None:
 def _describe_autoencoder(folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    (folder / WEIGHTS).touch()
+    (folder / "diffusion_pytorch_model.safetensors").touch()
 
 
 def _publish(source: Path, target: Path) -> None:
@@ -284,3 +286,24 @@ def collect_options() -> list[object]:
 @pytest.fixture(scope="session")
 def distill_options() -> list[object]:
     return DISTILL
+
+
+@pytest.fixture
+def latent_student(tmp_path: Path, make_carded_student: Callable[..., Any]) -> Callable[..., Path]:
+    """latent_student(vae, scale, shift, channels): of latents, beside its teacher, which knows its autoencoder."""
+
+    def make(vae: Path | None, scale: float | None = 0.18215, shift: float | None = None, channels: int = 4) -> Path:
+        student, card = make_carded_student(channels)
+        imported = Imported(
+            format=SourceFormat.DIFFUSERS, source="DiT-toy", cfg_channels=-1, dropped=(), scaling_factor=scale,
+            vae=None if vae is None else f"../{vae.name}", class_names=("tench, Tinca tinca", "", "shark"),
+            shift_factor=shift,
+        )  # fmt: skip
+        teacher = TeacherCard(network=card.network, diffusion=card.diffusion, imported=imported)
+        if vae is not None:
+            shutil.copytree(vae, tmp_path / vae.name)
+        save_teacher(tmp_path / "teacher", teacher, Transformer(card.network).state_dict())
+        save_student(tmp_path / "student", card, student.state_dict())
+        return tmp_path / "student"
+
+    return make

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from ard.models.transformer import SIZES
-from ard.trajectories.collect import finish
+from ard.sharded.shard import open_shard, write_shard
+from ard.sharded.store import write_record
 from ard.trajectories.manifest import load_manifest
-from ard.trajectories.shards import open_shard, write_shard
 
 Refused = Callable[..., str]
 
@@ -382,7 +382,8 @@ class TestDamage:
         tensors = {name: shard.read(name) for name in shard.tensors}
         tensors["x_t"][0].fill_(torch.nan)
         write_shard(path, tensors, shard.identity)
-        finish(path.parent, load_manifest(path.parent)[0])
+        manifest, checksums = load_manifest(path.parent)
+        write_record(path.parent, manifest, checksums | {path.name: open_shard(path).header_crc})
         line = complaint("distill", "--trajectories", path.parent, "--out", workspace / "new", *distill_options)
         assert f"{path} holds infinite or not-a-number values" in line
         assert not (workspace / "new" / "config.json").exists()

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ard.sharded import making
 from ard.trajectories import collect as collecting
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -93,8 +94,8 @@ def test_a_collection_killed_at_each_write_ends_with_the_same_bytes(
 ) -> None:
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 2, "--out"]
     # Odd calls flush a file that is not yet in its place, even ones its folder after the rename.
-    writes = [f"os.fsync:{call}" for call in range(1, 9)]
-    killed([*writes, "ard.trajectories.collect.save_manifest:2"], *arguments, tmp_path / "killed")
+    writes = [f"os.fsync:{call}" for call in range(1, 7)]
+    killed([*writes, "ard.sharded.making.write_record:1"], *arguments, tmp_path / "killed")
     assert len(shards_in(tmp_path / "killed")) == 10, "only the checksums are missing"
     made(*arguments, tmp_path / "killed")
     made(*arguments, tmp_path / "whole")
@@ -152,9 +153,9 @@ class Overlap:
         self.solved = 0
         self.written: list[int] = []
         self.second_is_solved = threading.Event()
-        self.solve, self.write = collecting._solve_shard, collecting.write_shard
+        self.solve, self.write = collecting._solve_shard, making.write_shard
         monkeypatch.setattr(collecting, "_solve_shard", self.watch_solve)
-        monkeypatch.setattr(collecting, "write_shard", self.watch_write)
+        monkeypatch.setattr(making, "write_shard", self.watch_write)
 
     def watch_solve(self, *arguments: Any) -> Any:
         self.solved += 1
@@ -190,7 +191,7 @@ def test_a_full_disk_ends_the_work_with_one_line_and_no_further_shard(
 ) -> None:
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 4, "--out"]
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "write_shard", full_from_the_second_on(collecting.write_shard))
+        patch.setattr(making, "write_shard", full_from_the_second_on(making.write_shard))
         line = complaint(*arguments, tmp_path / "store")
     assert "No space left on device: " in line
     assert "traj-000001.safetensors" in line
@@ -236,6 +237,62 @@ def test_a_missing_shard_is_made_again(
     (workspace / "grid_store" / "traj-000001.safetensors").unlink()
     made("collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options)
     assert contents(workspace / "grid_store") == before
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "another place's": lambda path: path.write_bytes(path.with_name("traj-000000.safetensors").read_bytes()),
+    "flipped": flip_a_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "incomplete"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_told_of_and_made_again(
+    workspace: Path,
+    command: Callable[..., Any],
+    contents: Contents,
+    collect_options: list[object],
+    damage: str,
+    complete: bool,
+) -> None:
+    store, before = workspace / "grid_store", contents(workspace / "grid_store")
+    DAMAGES[damage](store / "traj-000001.safetensors")
+    if not complete:
+        manifest = json.loads((store / "manifest.json").read_text())
+        (store / "manifest.json").write_text(json.dumps({**manifest, "shards": {}}))
+    result = command("collect", "--teacher", workspace / "teacher", "--out", store, *collect_options)
+    assert (result.returncode, "traj-000001.safetensors is " in result.stderr) == (0, True)
+    assert "it is made again" in result.stderr
+    assert contents(store) == before
+
+
+def test_training_refuses_a_store_with_a_flipped_bit(
+    workspace: Path, complaint: Callable[..., str], distill_options: list[object]
+) -> None:
+    flip_a_bit(workspace / "grid_store" / "traj-000001.safetensors")
+    arguments = ["distill", "--trajectories", workspace / "grid_store", "--out", workspace / "new", *distill_options]
+    line = complaint(*arguments)
+    assert "traj-000001.safetensors is damaged: " in line
+    assert "does not match its checksum; run the same ard collect command again" in line
+
+
+def test_a_killed_repair_leaves_a_store_that_calls_itself_incomplete(
+    workspace: Path, killed: Callable[..., None], complaint: Callable[..., str], collect_options: list[object]
+) -> None:
+    flip_a_bit(workspace / "grid_store" / "traj-000001.safetensors")
+    arguments = ["collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options]
+    killed(["ard.sharded.making.write_shard:1"], *arguments)
+    assert "traj-000001.safetensors is damaged" in complaint("trajectories", "verify", workspace / "grid_store")
+    line = complaint("distill", "--trajectories", workspace / "grid_store", "--out", workspace / "new")
+    assert "is incomplete; run the same ard collect command again" in line
 
 
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 0)])
@@ -284,6 +341,34 @@ def test_a_larger_number_grows_the_store(
     assert grown == contents(tmp_path / "direct")
     assert grown["traj-000000.safetensors"] == old["traj-000000.safetensors"]
     assert (tmp_path / "grown" / "traj-000000.safetensors").stat().st_mtime_ns == first.st_mtime_ns, "it stayed"
+
+
+def test_fewer_trajectories_than_were_begun_can_be_asked_for(
+    toys: Path,
+    tmp_path: Path,
+    made: Made,
+    killed: Callable[..., None],
+    contents: Contents,
+    collect_options: list[object],
+) -> None:
+    arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--out"]
+    killed(["ard.sharded.making.write_shard:3"], *arguments, tmp_path / "store", "--num", 40)
+    made(*arguments, tmp_path / "store", "--num", 12)
+    made(*arguments, tmp_path / "direct", "--num", 12)
+    assert contents(tmp_path / "store") == contents(tmp_path / "direct")
+
+
+def test_shards_beyond_a_smaller_number_stay_for_a_larger_one(
+    workspace: Path, made: Made, contents: Contents, collect_options: list[object]
+) -> None:
+    store, before = workspace / "grid_store", contents(workspace / "grid_store")
+    manifest = json.loads((store / "manifest.json").read_text())
+    (store / "manifest.json").write_text(json.dumps({**manifest, "num": 40, "shards": {}}))
+    arguments = ["collect", "--teacher", workspace / "teacher", "--out", store, *collect_options]
+    made(*arguments, "--num", 8)
+    assert "8 trajectories in 1 shards, all whole" in made("trajectories", "verify", store)
+    made(*arguments)
+    assert contents(store) == before
 
 
 def test_a_smaller_number_is_refused(toys: Path, refused: Callable[..., str], collect_options: list[object]) -> None:

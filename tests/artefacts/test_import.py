@@ -69,11 +69,13 @@ def test_the_folder_says_what_was_found(checkpoint: Path, tmp_path: Path, made: 
     told = made(*words)
     assert "dit from DiT-tiny.pt" in told
     assert "4 x 8 x 8, 3 channels guided" in told
-    assert "--vae FOLDER, an autoencoder with scaling factor 0.18215" in told
+    assert "classes: 10 and a row for no class; if it was trained without label dropout: --num-classes 11" in told
     config = json.loads((tmp_path / "teacher/config.json").read_text())
     assert config.keys() == {"schema", "kind", "network", "diffusion", "imported"}
     assert {name: config[name] for name in found} == found
-    assert config["imported"]["scaling_factor"] == 0.18215
+    assert (
+        config["imported"]["scaling_factor"] is None
+    )  # Of a network that nobody published, its autoencoder may be any.
 
 
 def test_the_same_command_again_says_that_it_is_there(
@@ -96,6 +98,21 @@ def test_a_folder_with_something_else_is_left_alone(
     )
 
 
+def test_a_teacher_without_a_row_for_no_class_serves_them_too_without_guidance(
+    checkpoint: Path, tmp_path: Path, made: Made, complaint: Made, autoencoder_folder: Path
+) -> None:
+    teacher, store, student = (tmp_path / name for name in ("teacher", "store", "student"))
+    made("teacher", "import", checkpoint, "--num-heads", 2, "--num-classes", 11, "--out", teacher)
+    collecting = ["collect", "--teacher", teacher, "--num", 12, "--num-teacher-steps", 4, "--num-steps", 2]
+    collecting += ["--workers", 1, "--device", "cpu", "--out", store]
+    assert "give --cfg-scale 1" in complaint(*collecting)
+    made(*collecting, "--cfg-scale", 1)
+    made("distill", "--trajectories", store, "--out", student, "--iterations", 2, "--batch-size", 4, "--device", "cpu")
+    picture = ["--labels", "10", "--seeds", "0-1", "--vae", autoencoder_folder, "--device", "cpu"]
+    made("sample", "--student", student, "--out", tmp_path / "grid.png", *picture)
+    made("export", "--student", student, "--vae", autoencoder_folder, "--out", tmp_path / "exported")
+
+
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_killed_import_leaves_no_teacher_and_the_next_one_makes_it(
     checkpoint: Path, tmp_path: Path, killed: Callable[..., None], made: Made, complaint: Made, call: int
@@ -110,8 +127,17 @@ def test_a_killed_import_leaves_no_teacher_and_the_next_one_makes_it(
 
 
 def test_a_hub_id_gets_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
-    line = refused("teacher", "import", "facebook/DiT-XL-2-256", "--out", tmp_path / "teacher")
+    out = ["--out", tmp_path / "teacher"]
+    line = refused("teacher", "import", "hub:facebook/DiT-XL-2-256", *out)
     assert "hf download facebook/DiT-XL-2-256" in line
+    assert "write hub:facebook/DiT-XL-2-256" in refused("teacher", "import", "facebook/DiT-XL-2-256", *out)
+
+
+def test_a_mistyped_path_is_no_repository(refused: Callable[..., str], tmp_path: Path) -> None:
+    line = refused("teacher", "import", "checkpoints/0400000.pt", "--out", tmp_path / "teacher")
+    assert "checkpoints/0400000.pt is no file or folder here" in line
+    assert "hub:checkpoints" not in line
+    assert "hf download" not in line
 
 
 def test_what_needs_the_data_says_that_an_imported_teacher_has_none(

@@ -17,11 +17,13 @@ from torch import Tensor
 from ard.datasets import load_data
 from ard.datasets.real import open_pictures
 from ard.diffusion import Diffusion
+from ard.errors import InputError
 from ard.latents import LatentCache
 from ard.models.autoencoder import load_autoencoder
 from ard.models.student import StateKind
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.pictures import to_pixels
+from ard.sharded.shard import write_shard
 from ard.students import load_card
 from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
 from ard.training.adversarial import RealSource, real_samples
@@ -30,7 +32,6 @@ from ard.training.randomness import generator_for
 from ard.training.real_set import open_real_set
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online
-from ard.trajectories.shards import write_shard
 
 CPU = torch.device("cpu")
 NUM = 30  # Pictures.
@@ -142,7 +143,7 @@ class TestCache:
         torch.testing.assert_close(drawn, wanted, rtol=2e-3, atol=2e-3)
         assert torch.equal(found.labels, torch.arange(10) // 2)
         assert found.manifest.scaling_factor == 0.18215
-        assert len(found.shards) == 3
+        assert len(found.shards.shards) == 3
 
     def test_it_does_not_depend_on_how_many_pictures_are_in_memory(
         self,
@@ -190,7 +191,7 @@ class TestCache:
             write_shard(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr("ard.latents.write_shard", interrupted)
+            patch.setattr("ard.sharded.making.write_shard", interrupted)
             assert command(*options).returncode == 130
         first = (out / "latents-000000.safetensors").stat().st_mtime_ns
         made(*options)
@@ -201,6 +202,42 @@ class TestCache:
             patch.setattr("ard.cli.images_cache.load_autoencoder", lambda *_: pytest.fail("nothing is to be encoded"))
             made(*options)
         assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+    def test_what_a_kill_in_the_first_write_leaves_is_removed(
+        self,
+        cache: Path,
+        photos: Path,
+        autoencoder_folder: Path,
+        tmp_path: Path,
+        made: Callable[..., str],
+        contents: Callable[[Path], dict[str, bytes]],
+        leftover: Callable[[Path, int], Path],
+        dead: int,
+    ) -> None:
+        (tmp_path / "latents").mkdir()
+        leftover(tmp_path / "latents", dead)
+        made("images", "cache", *cache_options(photos, autoencoder_folder), "--out", tmp_path / "latents")
+        assert contents(tmp_path / "latents") == contents(cache)
+
+    def test_a_flipped_bit_is_found_when_it_is_read_and_made_again(
+        self,
+        cache: Path,
+        photos: Path,
+        autoencoder_folder: Path,
+        tmp_path: Path,
+        command: Callable[..., Any],
+        contents: Callable[[Path], dict[str, bytes]],
+    ) -> None:
+        out = Path(shutil.copytree(cache, tmp_path / "latents"))
+        path = out / "latents-000001.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"latents-000001\.safetensors is damaged: \w+ does not match"):
+            LatentCache(out).draw(torch.tensor([0, 5]), torch.Generator())
+        result = command("images", "cache", *cache_options(photos, autoencoder_folder), "--out", out)
+        assert f"{path} is damaged" in result.stderr
+        assert contents(out) == contents(cache)
 
     def test_ranks_share_the_shards(
         self,
@@ -381,7 +418,10 @@ class TestRefusals:
         shard = damaged / "latents-000001.safetensors"
         shard.write_bytes(shard.read_bytes()[:-5])
         line = refused(*stage(online(latent_teacher), damaged, tmp_path / "new"))
-        assert "latents-000001.safetensors is missing or damaged; delete it and run the same ard images cache" in line
+        assert (
+            "latents-000001.safetensors is damaged: its size does not match its header; run the same ard images cache"
+            in line
+        )
 
     def test_an_incomplete_cache(
         self, cache: Path, latent_teacher: Path, tmp_path: Path, refused: Callable[..., str]

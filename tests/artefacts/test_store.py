@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from ard.errors import InputError
 from ard.models.student import StateKind
+from ard.sharded.rows import OPEN_FILES
+from ard.sharded.shard import open_shard, write_shard
+from ard.sharded.store import write_record
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
-from ard.trajectories.collect import finish
-from ard.trajectories.manifest import load_manifest, save_manifest
+from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader, verify
-from ard.trajectories.shards import open_shard, write_shard
 
 CPU = torch.device("cpu")
 X_T, X_0_HAT = StateKind.X_T, StateKind.X_0_HAT
@@ -49,7 +49,7 @@ def test_a_shard_comes_back_in_its_own_precision(tmp_path: Path, dtype: torch.dt
     for name, tensor in tensors.items():
         assert shard.read(name).dtype == tensor.dtype
         assert torch.equal(shard.read(name), tensor)
-    assert (shard.identity, shard.rows, shard.damaged()) == ("me", 5, [])
+    assert (shard.identity, shard.damaged()) == ("me", [])
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -60,10 +60,21 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "first").read_bytes() != (tmp_path / "third").read_bytes()
 
 
-def test_shards_are_memory_mapped(toys: Path) -> None:
-    reader = TrajectoryReader(toys / "store", state=X_T, num_steps=2)
-    assert [type(rows) for rows in reader._maps] == [np.memmap] * 3
-    assert [rows.mode for rows in reader._maps] == ["r"] * 3
+def test_few_files_are_open_at_a_time(
+    toys: Path, tmp_path: Path, made: Callable[..., str], collect_options: list[object]
+) -> None:
+    options = [*collect_options, "--num", 80, "--shard-size", 1, "--num-teacher-steps", 2, "--num-steps", 1]
+    made("collect", "--teacher", toys / "teacher", "--out", tmp_path, *options)
+    before = open_files()
+    reader = TrajectoryReader(tmp_path, state=X_T, num_steps=1)
+    reader.read(torch.arange(80))
+    assert open_files() == before + OPEN_FILES
+    del reader
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("state", list(StateKind))
@@ -113,7 +124,9 @@ def test_labels_are_the_seeds_modulo_the_number_of_classes(
     made("collect", "--teacher", toys / "teacher", "--out", tmp_path, *collect_options, "--num", 12, "--seed", 97)
     reader = TrajectoryReader(tmp_path, state=X_T, num_steps=1)
     assert reader.labels.tolist() == [seed % 10 for seed in range(97, 109)]
-    assert torch.cat([shard.read("seed") for shard in reader.shards]).tolist() == list(range(97, 109))
+    shards = range(reader.manifest.num_shards)
+    for name, values in (("seed", range(97, 109)), ("label", reader.labels.tolist())):
+        assert torch.cat([reader.shards.tensor(shard, name) for shard in shards]).tolist() == list(values)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 6, 12])
@@ -154,7 +167,7 @@ def test_states_that_were_not_stored_are_refused(toys: Path) -> None:
 
 def test_an_incomplete_store_is_refused(workspace: Path) -> None:
     manifest, _ = load_manifest(workspace / "store")
-    save_manifest(workspace / "store", manifest, {})
+    write_record(workspace / "store", manifest, {})
     with pytest.raises(InputError, match="is incomplete"):
         TrajectoryReader(workspace / "store", state=X_T, num_steps=2)
     assert "is incomplete" in verify(workspace / "store")[0]
@@ -175,7 +188,8 @@ def put_nan(path: Path) -> None:
     tensors = {name: shard.read(name) for name in shard.tensors}
     tensors["x_t"][0].view(-1)[0] = torch.nan
     write_shard(path, tensors, shard.identity)
-    finish(path.parent, load_manifest(path.parent)[0])
+    manifest, checksums = load_manifest(path.parent)
+    write_record(path.parent, manifest, checksums | {path.name: open_shard(path).header_crc})
 
 
 def flip_in_the_middle(path: Path) -> None:
@@ -203,11 +217,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut in its header": (lambda path: path.write_bytes(path.read_bytes()[:20]), "is damaged: its header"),
     "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "is damaged: its size"),
     "empty": (lambda path: path.write_bytes(b""), "is damaged: its header"),
-    "without tensors": (empty_of_tensors, "no trajectory shard"),
-    "no safetensors": (lambda path: path.write_bytes(b"\x08" + 7 * b"\0" + b"notjson!"), "no trajectory shard"),
+    "without tensors": (empty_of_tensors, "no shard of ard's"),
+    "no safetensors": (lambda path: path.write_bytes(b"\x08" + 7 * b"\0" + b"notjson!"), "no shard of ard's"),
+    "nested": (lambda path: path.write_bytes(b"\x10\x27" + 6 * b"\0" + 10_000 * b"["), "no shard of ard's"),
     "missing": (lambda path: path.unlink(), "is missing"),
     "another store's": (from_another_store, "is foreign"),
-    "another place's": (from_another_place, "the manifest"),
+    "another place's": (from_another_place, "of another place"),
     "not a number": (put_nan, "not-a-number"),
 }
 
@@ -258,7 +273,7 @@ def test_verify_finds_every_flipped_byte_of_a_header(one_shard: Path) -> None:
 
 
 def test_verify_finds_a_changed_header_before_the_store_has_checksums(one_shard: Path) -> None:
-    save_manifest(one_shard.parent, load_manifest(one_shard.parent)[0], {})
+    write_record(one_shard.parent, load_manifest(one_shard.parent)[0], {})
     for change in with_header_bytes_flipped(one_shard):
         assert any(one_shard.name in problem for problem in verify(one_shard.parent)), f"{change} is not found"
 

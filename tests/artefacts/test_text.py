@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ard.cli import run
 from ard.condition import Prompts, padded
 from ard.errors import InputError, MissingExtraError
 from ard.evaluation.images import LabelSampling, open_student
@@ -30,7 +31,7 @@ from ard.prompts import MAX_CHARACTERS, read_prompts
 from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
-from ard.text import EncodedText, TextManifest, encode_prompts, text_hash
+from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
 from ard.training.collapse import probe_from
 from ard.training.distill import given_by
 from ard.training.loop import TrainConfig
@@ -140,6 +141,24 @@ class TestPrompts:
         prompts.write_bytes("erster\r\nzwölf".encode())
         assert read_prompts(prompts) == ("erster", "zwölf")
 
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("p.txt", 'a cat\n\nzwölf, "sie"\n'),
+            ("p.TXT", 'a cat\r\n\r\nzwölf, "sie"'),
+            ("p.csv", 'caption,prompt\nno,a cat\nno,\nno,"zwölf, ""sie"""\n'),
+            ("p.csv", 'prompt\r\na cat\r\n""\r\n"zwölf, ""sie"""'),
+            ("p.tsv", 'id\tprompt\n1\ta cat\n2\t\n3\t"zwölf, ""sie"""\n'),
+            ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": ""}\n{"prompt": "zwölf, \\"sie\\""}'),
+        ],
+    )
+    def test_a_mark_at_the_start_is_dropped_and_an_empty_prompt_is_one(
+        self, name: str, content: str, mark: bytes, tmp_path: Path
+    ) -> None:
+        (tmp_path / name).write_bytes(mark + content.encode())
+        assert read_prompts(tmp_path / name) == ("a cat", "", 'zwölf, "sie"')
+
     @pytest.mark.parametrize("key", ["prompt", "text", "caption"])
     def test_json_lines_have_it_under_a_key(self, key: str, tmp_path: Path) -> None:
         lines = [json.dumps({key: prompt, "other": 1}) for prompt in PROMPTS]
@@ -165,14 +184,17 @@ class TestPrompts:
     @pytest.mark.parametrize(
         ("name", "content", "words"),
         [
-            ("p.txt", "a cat\n\na dog\n", r"p\.txt, line 2, is empty"),
-            ("p.txt", "a cat\n  \n", r"p\.txt, line 2, is empty"),
             ("p.txt", "", r"p\.txt holds no prompts"),
             ("p.txt", "a cat\n" + "x" * 10_000, rf"line 2, has 10000 characters; at most {MAX_CHARACTERS}"),
             ("p.jsonl", '{"prompt": "a cat"}\n{"image": 3}', r"line 2, has no text under prompt, text or caption"),
             ("p.jsonl", '{"prompt": 3}', r"line 1, has no text under"),
             ("p.jsonl", "a cat", r"line 1, is not JSON"),
-            ("p.csv", "a cat", r"ends in \.csv; allowed: \.txt"),
+            ("p.csv", "", r"p\.csv has the columns none; one called prompt, text or caption"),
+            ("p.csv", "a cat\n", r"has the columns a cat; one called prompt, text or caption is needed"),
+            ("p.csv", "image,prompt\n1\n", r"line 2, has no prompt: it ends before that column"),
+            ("p.csv", 'prompt\n"a cat', r"is no row of a table \(unexpected end of data\)"),
+            ("p.csv", "prompt\n", r"p\.csv holds no prompts"),
+            ("p.docx", "a cat", r"ends in \.docx; allowed: \.txt"),
             ("missing.txt", None, r"missing\.txt does not exist"),
         ],
     )
@@ -262,7 +284,7 @@ class TestEncode:
         asked: list[list[str]] = []
         before = (text / "text-000000.safetensors").read_bytes()
         (text / "text-000000.safetensors").write_bytes(before[:100])
-        opened = TextManifest(**json_without_schema(text / "text.json"))
+        opened = load_text_manifest(text)[0]
 
         def encode(texts: Any) -> list[Tensor]:
             asked.append(list(texts))
@@ -274,6 +296,36 @@ class TestEncode:
         change(text / "text.json", prompts=["a cat"])
         encode_prompts(text, dataclasses.replace(opened, prompts=("a cat",)), encode, progress=lambda _: None)
         assert asked[1:] == [["", "a cat"]]
+
+    def test_what_a_kill_in_the_first_write_leaves_is_removed(
+        self, encode_options: list[object], text: Path, tmp_path: Path, made: Made, leftover: Any, dead: int
+    ) -> None:
+        (tmp_path / "new").mkdir()
+        leftover(tmp_path / "new", dead)
+        made(*encode_options, "--out", tmp_path / "new")
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["text-000000.safetensors", "text.json"]
+        assert torch.equal(EncodedText(tmp_path / "new")._null, EncodedText(text)._null)
+
+    def test_a_flipped_bit_is_found_when_it_is_read(self, text: Path) -> None:
+        data = bytearray((text / "text-000000.safetensors").read_bytes())
+        data[-1] ^= 1
+        (text / "text-000000.safetensors").write_bytes(data)
+        with pytest.raises(InputError, match=r"text-000000\.safetensors is damaged: .* run the same ard text encode"):
+            EncodedText(text)
+
+    def test_a_folder_of_version_0_1_0_which_has_no_checksums_is_read(
+        self, encode_options: list[object], text: Path, made: Made
+    ) -> None:
+        new = EncodedText(text).condition(torch.arange(4))
+        encoder, tensors = load_text_manifest(text)[0].encoder, load_file(text / "text-000000.safetensors")
+        (text / "text-000000.safetensors").unlink()
+        save_file(tensors, text / "text-000000.safetensors", {"encoder": encoder})
+        plain = json.loads((text / "text.json").read_text())
+        plain.pop("shards")
+        (text / "text.json").write_text(json.dumps(plain))
+        old = EncodedText(text).condition(torch.arange(4))
+        assert all(torch.equal(getattr(old, field), getattr(new, field)) for field in ("tokens", "mask"))
+        assert "is there already" in made(*encode_options, "--out", text)
 
     def test_the_encoder_is_freed_at_the_end(self, pipeline: Path) -> None:
         card = find_text_encoder(pipeline, max_tokens=None, precision="float32")
@@ -295,10 +347,10 @@ class TestEncode:
         other = tmp_path / "other"
         save_encoder(other, other, seed=1)
         words = ["--encoder", other, "--max-tokens", 120, "--out", text]
-        assert "holds text of another encoder" in refused(*encode_options, *words)
-        assert "holds text of another encoder" in refused(*encode_options, "--max-tokens", 60, "--out", text)
+        assert "holds other encoded prompts (encoder " in refused(*encode_options, *words)
+        assert "holds other encoded prompts (encoder " in refused(*encode_options, "--max-tokens", 60, "--out", text)
         prompts.write_text("a cat\n")
-        assert "holds 4 other prompts" in refused(*encode_options, "--out", text)
+        assert "holds other encoded prompts (prompts ['A red cat', " in refused(*encode_options, "--out", text)
         assert "holds other files and no text.json" in refused(*encode_options, "--out", other)
 
     def test_a_full_disk_is_told_in_one_line_and_the_command_goes_on_later(
@@ -389,12 +441,6 @@ def shrink(path: Path) -> None:
     weights = load_file(path)
     weights.pop(next(name for name in weights if name.endswith("layer_norm.weight")))
     save_file(weights, path, {"format": "pt"})
-
-
-def json_without_schema(path: Path) -> dict[str, Any]:
-    plain = json.loads(path.read_text())
-    plain.pop("schema")
-    return {**plain, "prompts": tuple(plain["prompts"])}
 
 
 class TestCommands:
@@ -495,6 +541,13 @@ class TestCommands:
         name = "traj-000000.safetensors"
         assert (root / "again" / name).read_bytes() == (root / "store" / name).read_bytes()
 
+    def test_prompts_that_no_trajectory_reads_are_told(
+        self, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["collect", "--teacher", root / "teacher", "--text", root / "text", *COLLECT, "--num", 3]
+        assert run([str(word) for word in [*words, "--out", tmp_path / "few", "--dry-run"]]) == 0
+        assert "1 of 4 prompts have no trajectory: --num is 3, and 4 takes them all" in capsys.readouterr().err
+
     def test_artefacts_move_together(self, root: Path, tmp_path: Path) -> None:
         there = root.rename(tmp_path / "there")
         moved = TrajectoryReader(there / "store", state=StateKind.X_T, num_steps=2)
@@ -520,6 +573,12 @@ class TestCommands:
         made("teacher", "import", tmp_path / "wide", "--out", tmp_path / "other")
         line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
         assert "has text of width 10, and" in line
+        own = json.loads((root / "teacher/config.json").read_text())
+        change(tmp_path / "other/config.json", network=own["network"], imported={**own["imported"], "max_tokens": 300})
+        shutil.copy(root / "teacher/model.safetensors", tmp_path / "other")
+        line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
+        assert "has prompts of at most 120 tokens, and" in line
+        assert "reads 300; encode them with --max-tokens 300" in line
         line = refused(*collect_text, "--text", text, "--cfg-scale", 0.5, *out)
         assert "cfg_scale is 0.5" in line
 
@@ -548,7 +607,10 @@ class TestCommands:
             (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
             (["analyze", "solvers", "--teacher", "TEACHER", "--solvers", "ddim", "--out", "x"], "with classes only"),
             (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),
-            (["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"], "no encoded prompts"),
+            (
+                ["sample", "--student", "STUDENT", "--vae", "VAE", "--text", "STORE", "--out", "x"],
+                "is no folder of encoded prompts",
+            ),
         ],
         ids=lambda words: " ".join(words[:2]) if isinstance(words, list) else "",
     )

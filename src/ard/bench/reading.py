@@ -10,11 +10,10 @@ import torch
 
 from ard.diffusion import Diffusion, Solver
 from ard.models.student import StateKind
+from ard.sharded.making import Claim, publish_shard
 from ard.teacher import Guidance, Ode, TeacherRef
-from ard.trajectories.collect import finish
-from ard.trajectories.manifest import Manifest, save_manifest, shard_name
+from ard.trajectories.manifest import Manifest
 from ard.trajectories.reader import TrajectoryReader
-from ard.trajectories.shards import write_shard
 
 BATCHES = 50  # Per round.
 
@@ -62,10 +61,10 @@ def _make_store(folder: Path, num: int) -> None:
         shard_size=2560,
         batch_size=128,
     )
-    save_manifest(folder, manifest, {})
+    claim = Claim(folder, manifest)
     for shard in range(manifest.num_shards):
         seed = torch.tensor(manifest.seeds(shard))
         states = torch.randn(len(seed), 5, 4, 32, 32, dtype=torch.float16)
-        tensors = {"x_t": states, "seed": seed, "label": seed % 1000}
-        write_shard(folder / shard_name(shard), tensors, manifest.identity)
-    finish(folder, manifest)
+        tensors = {"x_t": states, "seed": seed, "label": manifest.labels(seed)}
+        publish_shard(folder, manifest, shard, tensors)
+    claim.finish()

@@ -11,6 +11,7 @@ import sys
 from itertools import pairwise
 from typing import Any
 
+from ard.cli.home import at_home
 from ard.errors import InputError
 from ard.processes import die_with_parent
 
@@ -134,7 +135,7 @@ def parse(verb: str, arguments: list[str]) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            parsed = tyro.cli(
                 command,
                 args=arguments,
                 prog=f"ard {verb}",
@@ -145,6 +146,7 @@ def parse(verb: str, arguments: list[str]) -> Any:
             words = re.sub(r"[─│╭╮╰╯]+", " ", complaint.getvalue())
             raise InputError(" ".join(words.split())) from None
         raise
+    return at_home(parsed)
 
 
 def _with_preset(command: Any, arguments: list[str]) -> Any:

@@ -1,5 +1,6 @@
 """ard collect: a teacher to a trajectory store."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -105,6 +106,9 @@ class Collect:
             execution=self.execution,
             text=EncodedText(self.text) if self.text else None,
         )
+        if manifest.text and (unused := manifest.text.num - self.num) > 0:
+            told = f"{unused:,} of {manifest.text.num:,} prompts have no trajectory"
+            print(f"{told}: --num is {self.num}, and {manifest.text.num} takes them all", file=sys.stderr)
         workers = self.workers or default_workers(device)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "workers": workers, "out": self.out})

@@ -16,6 +16,7 @@ from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
 from ard.datasets.look import Check, look_over
 from ard.datasets.real import USUAL, Columns
+from ard.decoding import require_scale
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
 from ard.files import read_json
@@ -24,7 +25,7 @@ from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import load_teacher_card, reference_to
+from ard.teacher import reference_to
 from ard.text import seen_from
 from ard.training.adversarial import (
     AdversarialConfig,
@@ -164,6 +165,7 @@ class Distill:
             adversarial=self.adversarial,
             start=origin,
             text=seen_from(manifest.text, self.trajectories or self.out, self.out) if manifest.text else None,
+            latents=teacher.latents,
         )
         save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
@@ -222,13 +224,7 @@ class Distill:
             raise InputError(f"--real {path} has classes, and the teacher reads text; use --real teacher")
         look = functools.partial(look_over, columns=self._columns(), check=self.check, classes=True)
         real = open_real_set(path, supply.manifest, lambda path: look(path).pictures)
-        imported = load_teacher_card(supply.folder).imported
-        scale = imported.scaling_factor if imported else None
-        if None not in {scale, real.scaling_factor} and scale != real.scaling_factor:
-            raise InputError(
-                f"the latents in {path} are scaled by {real.scaling_factor}, the teacher's by {scale}; make them with "
-                "the autoencoder of the teacher"
-            )
+        require_scale(real.scale, supply.teacher.latents, of=f"the latents in {path} are scaled", how="make them")
         return real
 
     def _columns(self) -> Columns:

@@ -32,15 +32,16 @@ from ard.evaluation.protocol import (
 )
 from ard.evaluation.real import open_real
 from ard.evaluation.result import NUM_SAMPLES, format_result
-from ard.files import write_json
+from ard.outputs import Outputs
 from ard.ranks import rank_and_world
 from ard.references import evaluate_students
+from ard.sample_folder import require_whole
 from ard.table import format_rows
 
 FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.
 
 # What each way to call the command takes; the rest must stay at its default.
-ALWAYS = {"batch_size", "device", "dry_run"}
+ALWAYS = {"batch_size", "device", "dry_run", "overwrite"}
 TAKES = {
     "student": {"teacher", "references", "num", "json"},
     "samples": {
@@ -116,6 +117,8 @@ class Evaluate:
     """Images per model; None: 1500 with --student, 50000 for the samples of a student, otherwise all there are."""
     json: Path | None = None
     """Where to write the numbers as JSON."""
+    overwrite: bool = False
+    """Replace a file that is no earlier output of this command, too."""
     batch_size: int | None = None
     """Images at work together; None: 256 with --student, otherwise 64."""
     device: DeviceName = "auto"
@@ -147,6 +150,10 @@ class Evaluate:
             raise InputError(f"{_option(foreign[0])} has no meaning with {_option(chosen[0])}; leave one of them out")
         return chosen[0]
 
+    @property
+    def _outputs(self) -> Outputs:
+        return Outputs(command="evaluate", overwrite=self.overwrite)
+
     def _batch_size(self) -> int:
         return self.batch_size if self.batch_size is not None else (256 if self.student else 64)
 
@@ -161,6 +168,7 @@ class Evaluate:
         )
         if self.dry_run:
             return print_plan(compared.plan())
+        self._outputs.check(self.json)
         result = evaluate_students(
             self.student, compared.teacher, compared.references, device=compared.device, batch_size=self._batch_size()
         )
@@ -181,6 +189,7 @@ class Evaluate:
             return self._print_plan(
                 device, samples=samples.plain(), reference=plain, metrics=metrics, settings=settings
             )
+        self._outputs.check(self.json)
         with process_group(device):
             networks = load_networks(names, self._weights(), device)
             tell(samples.summary, reference.images.summary if reference and reference.images else "")
@@ -190,7 +199,7 @@ class Evaluate:
             self._write(to_plain(result))
 
     def _make_reference(self) -> None:
-        if self.out is None or self.out.suffix != ".npz":
+        if self.out is None or self.out.suffix.lower() != ".npz":
             raise InputError(f"--out {self.out}: --make-ref writes a file whose name ends in .npz; name it with --out")
         device = resolve_device(self.device)
         images = self._open_pictures(self.make_ref or Path()).first(self.num)
@@ -198,6 +207,7 @@ class Evaluate:
         check_weights(names, self._weights())
         if self.dry_run:
             return self._print_plan(device, images=images.plain(), out=self.out, num_kept=self.num_kept)
+        self._outputs.check(self.out, size=min(self.num_kept, images.count) * images.height * images.width * 3)
         with process_group(device):
             networks = load_networks(names, self._weights(), device)
             tell(images.summary)
@@ -209,6 +219,7 @@ class Evaluate:
     def _open_samples(self, device: torch.device) -> Images:
         """The samples, drawn from a student or read; InputError for options that only a student takes."""
         path = self.samples or Path()
+        require_whole(path)
         if _is_student(path):
             seeds, vae, text = self._seeds(), self.vae, self.text
             return open_student(path, seeds=seeds, labels=self.labels, vae=vae, text=text, device=device)
@@ -255,7 +266,7 @@ class Evaluate:
 
     def _write(self, plain: dict[str, Any]) -> None:
         if self.json:
-            write_json(self.json, plain)
+            self._outputs.json(self.json, plain)
             print(f"written to {self.json}")
 
 

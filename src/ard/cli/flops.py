@@ -14,10 +14,10 @@ from ard.cli.options import print_plan
 from ard.config import to_plain
 from ard.diffusion import Diffusion, DiffusionKind, Solver
 from ard.errors import InputError, require_at_least
-from ard.files import write_json
 from ard.history import HistoryMask
 from ard.models.student import StudentConfig
 from ard.models.transformer import TransformerConfig
+from ard.outputs import Outputs
 from ard.students import StudentCard, load_card
 from ard.teacher import Guidance, Ode, load_teacher_card
 
@@ -90,6 +90,8 @@ class Flops:
     """Guidance of the teacher, which doubles its passes unless it is 1; None: the student's teacher's, or 1.5."""
     json: JsonPath = None
     """Where to write the numbers as JSON; without a path they are printed instead of the table."""
+    overwrite: bool = False
+    """Replace a file that is no earlier output of this command, too."""
     dry_run: bool = False
     """Print the resolved configuration and do nothing."""
 
@@ -106,9 +108,11 @@ class Flops:
         result = {"rows": plain} if self.table else plain[-1]
         if self.json == TERMINAL:
             return print(json.dumps(result, indent=2))
+        outputs = Outputs(command="flops", overwrite=self.overwrite)
+        outputs.check(self.json)
         print(_text(rows, plain))
         if self.json:
-            write_json(self.json, result)
+            outputs.json(self.json, result)
             print(f"written to {self.json}")
 
     def _rows(self, card: StudentCard | None, network: TransformerConfig, ode: Ode) -> list[Row]:

@@ -13,8 +13,8 @@ from ard.analysis.flops import network_name
 from ard.cli.flops import TERMINAL, JsonPath
 from ard.cli.options import print_plan, to_plain_dict
 from ard.errors import InputError, require_at_least
-from ard.files import write_json
 from ard.models.transformer import TransformerConfig, named_config
+from ard.outputs import Outputs
 from ard.presets import Preset, find_preset
 from ard.presets.commands import collect_arguments, distill_arguments
 from ard.table import as_text
@@ -59,6 +59,8 @@ class Plan:
     """The folder that the commands name."""
     json: JsonPath = None
     """Where to write the numbers as JSON; without a path they are printed instead of the text."""
+    overwrite: bool = False
+    """Replace a file that is no earlier output of this command, too."""
     dry_run: bool = False
     """Print the resolved configuration and count nothing."""
 
@@ -70,11 +72,13 @@ class Plan:
             return print_plan({"preset": preset, "network": network, "tflops": self.tflops})
         work, commands = preset_workload(preset, network), self._commands(preset)
         costs = budget(work)
+        outputs = Outputs(command="plan", overwrite=self.overwrite)
+        outputs.check(*([] if self.json == TERMINAL else [self.json]))
         if self.json != TERMINAL:
             print("\n".join(_text(self.preset, preset, work, costs, commands, self.tflops)))
         if self.json:
             plain = {"preset": self.preset, "commands": commands, "network": network, "student": work.student}
-            _give(self.json, to_plain_dict({**plain, **costs.plain(self.tflops)}))
+            _give(self.json, to_plain_dict({**plain, **costs.plain(self.tflops)}), outputs)
 
     def _preset(self) -> Preset:
         """The preset with the numbers that are given."""
@@ -127,11 +131,11 @@ def _network(preset: Preset, model: str | None) -> TransformerConfig:
     return replace(network, **{name: getattr(shape, name) for name in names})
 
 
-def _give(path: Path, plain: dict[str, Any]) -> None:
+def _give(path: Path, plain: dict[str, Any], outputs: Outputs) -> None:
     """Print the JSON, or write it."""
     if path == TERMINAL:
         return print(json.dumps(plain, indent=2))
-    write_json(path, plain)
+    outputs.json(path, plain)
     print(f"written to {path}")
 
 

@@ -1,13 +1,13 @@
 """The rows of ard sample --grid: the teacher and the students, all from the same noises (Figure 5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 import torch
 
-from ard.condition import Condition
+from ard.condition import Condition, to_device
 from ard.errors import InputError
 from ard.fast_sampling import Speed, drawing
 from ard.models.autoencoder import DecodedImages
@@ -16,8 +16,7 @@ from ard.models.transformer import TransformerConfig, condition_name
 from ard.pictures import Pixels, to_pixels
 from ard.students import StudentCard, check_teacher
 from ard.teacher import Ode, Teacher, load_teacher, noise_for_seeds, solve_pf_ode
-from ard.text import EncodedText, condition_of
-from ard.types import Latents
+from ard.types import Labels, Latents
 
 
 class TeacherRows(StrEnum):
@@ -43,10 +42,10 @@ def teacher_grid_rows(
     teacher = load_teacher(folder, device)
     for card in cards:
         check_teacher(card, teacher, folder)
-    rows = [_ode_row("teacher", teacher, ode) for ode in dict.fromkeys(card.ode for card in cards)]
+    rows = [ode_row("teacher", teacher, ode) for ode in dict.fromkeys(card.ode for card in cards)]
     if which is TeacherRows.BOTH:
         few = dict.fromkeys(replace(card.ode, times=card.tau) for card in cards)
-        rows += [_ode_row("untrained", teacher, ode) for ode in few]
+        rows += [ode_row("untrained", teacher, ode) for ode in few]
     return rows
 
 
@@ -68,20 +67,19 @@ def draw_images(
     seeds: Sequence[int],
     labels: Sequence[int],
     *,
-    text: EncodedText | None,
+    show: Callable[[Labels], Condition],
     batch_size: int,
     device: torch.device,
     decode: Callable[[Latents], DecodedImages],
     progress: Callable[[int], object],
-) -> Pixels:
-    """One model's pictures from the noises of `seeds`, on the CPU; they do not depend on the batch size."""
-    shape, images = (network.channels, network.latent_size, network.latent_size), []
+) -> Iterator[Pixels]:
+    """One model's pictures from the noises of `seeds` in batches, on the CPU; they do not depend on the batch size."""
+    shape = (network.channels, network.latent_size, network.latent_size)
     parts = (torch.tensor(numbers).split(batch_size) for numbers in (seeds, labels))
     for part, label in zip(*parts, strict=True):
-        states = row.draw(noise_for_seeds(part, shape).to(device), condition_of(text, label).to(device))
-        images.append(to_pixels(decode(states)).cpu())  # A quarter of the memory of the images.
+        states = row.draw(noise_for_seeds(part, shape).to(device), to_device(show(label), device))
+        yield to_pixels(decode(states)).cpu()  # A quarter of the memory of the images.
         progress(len(part))
-    return torch.cat(images)
 
 
 def require_one_shape(folders: Sequence[Path], cards: Sequence[StudentCard]) -> None:
@@ -93,7 +91,8 @@ def require_one_shape(folders: Sequence[Path], cards: Sequence[StudentCard]) -> 
             raise InputError(f"{folder} makes {told[0]}, {folders[0]} {told[1]}; the students of a grid make the same")
 
 
-def _ode_row(name: str, teacher: Teacher, ode: Ode) -> GridRow:
+def ode_row(name: str, teacher: Teacher, ode: Ode) -> GridRow:
+    """The row of a teacher with this ODE."""
     last, scale = ode.num_teacher_steps, ode.guidance.cfg_scale
     guided = f", guidance {scale:g}" if scale != 1 else ""
     return GridRow(

@@ -14,16 +14,18 @@ from ard.errors import InputError
 from ard.files import remove_leftovers
 from ard.models.transformer import condition_name
 from ard.models.weights import StateDict
-from ard.published import read_published
+from ard.published import Choice, read_published
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
+
+NOTES = frozenset({"imported.notes"})  # What an import says may change; what it gives may not.
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherImport:
-    """Bring a published teacher: a DiT, SiT or REPA checkpoint, or a DiT or PixArt folder of diffusers.
+    """Bring a published teacher: a DiT, SiT, REPA or PixArt checkpoint, or a DiT or PixArt folder of diffusers.
 
-    What it is is read from its tensors and files; no code in a file is run. Only a repository of
-    the Hugging Face hub that you name, OWNER/NAME, is downloaded into the hub's own cache. For instance:
+    What it is is read from its tensors and files; no code in a file is run. Only a repository of the Hugging Face hub
+    that you name as hub:OWNER/NAME is downloaded, into the hub's own cache. For instance:
 
         ard teacher import DiT-XL-2-256x256.pt --out runs/teacher
         ard teacher import DiT-XL-2-256 --out runs/teacher
@@ -32,20 +34,27 @@ class TeacherImport:
     """
 
     source: Positional[Path]
-    """A checkpoint (.pt or .safetensors), the folder of a DiT or PixArt pipeline or of its transformer, or a repository
-    of the hub such as facebook/DiT-XL-2-256."""
+    """A checkpoint (.pt, .pth, .bin, .safetensors), the folder of a DiT or PixArt pipeline, of its transformer or of a
+    checkpoint of diffusers' trainings, or a repository such as hub:facebook/DiT-XL-2-256."""
     out: Path
     """Folder of the teacher."""
     format: SourceFormat | None = None
-    """Whose code wrote a checkpoint: dit, sit or repa. None: recognised; diffusers is, always."""
+    """Whose code wrote a checkpoint: dit, sit, repa or pixart. None: recognised; diffusers is, always."""
     num_heads: int | None = None
-    """Attention heads of a checkpoint whose width is none of DiT's."""
+    """Attention heads of a checkpoint. None: by its options or name, else those that DiT has at its width."""
+    weights_key: str | None = None
+    """Under which key of a checkpoint the weights are. None: the averaged ones where there are such."""
+    num_classes: int | None = None
+    """Classes of a checkpoint. As many as its table has rows: it was trained without label dropout and is not guided.
+    None: by its options, else one row is for no class."""
+    latent_size: int | None = None
+    """Side of the latents of a checkpoint that lacks its table of positions."""
     dry_run: bool = False
     """Print what is found and write nothing."""
 
     def run(self) -> None:
         """Read, check and publish."""
-        card, weights = read_published(self.source, told=self.format, num_heads=self.num_heads)
+        card, weights = read_published(self.source, self._choice())
         card = _seen_from(self.out, card)
         if self.dry_run:
             return print_plan({"teacher": card, "out": self.out})
@@ -54,6 +63,16 @@ class TeacherImport:
         save_teacher(self.out, card, weights)
         remove_leftovers(self.out)
         print("\n".join(_told(self.out, card)))
+
+    def _choice(self) -> Choice:
+        """What the user says of the source."""
+        return Choice(
+            format=self.format,
+            num_heads=self.num_heads,
+            weights_key=self.weights_key,
+            num_classes=self.num_classes,
+            latent_size=self.latent_size,
+        )
 
 
 def _seen_from(out: Path, card: TeacherCard) -> TeacherCard:
@@ -68,7 +87,7 @@ def _seen_from(out: Path, card: TeacherCard) -> TeacherCard:
 def _is_there(out: Path, card: TeacherCard, weights: StateDict) -> bool:
     """Whether `out` holds this teacher; InputError when it holds something else."""
     if (out / "config.json").exists():
-        if changes := differences(to_plain(load_teacher_card(out)), to_plain(card)):
+        if changes := differences(to_plain(load_teacher_card(out)), to_plain(card), ignore=NOTES):
             raise InputError(
                 f"{out} holds another teacher ({'; '.join(changes[:5])}); choose another --out or delete it"
             )
@@ -90,6 +109,7 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
         f"network: {network_name(network)}, {condition_name(network)}, {card.diffusion.kind}",
         f"latents: {network.channels} x {network.latent_size} x {network.latent_size}, {guided} channels guided",
     ]
+    lines += imported.notes
     if imported.dropped:
         lines.append(f"dropped: {', '.join(imported.dropped)}")
     if imported.scaling_factor is not None:

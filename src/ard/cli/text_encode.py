@@ -1,14 +1,15 @@
 """ard text encode: prompts to what a text encoder makes of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
-from ard.models.text_encoder import EncoderPrecision, find_text_encoder, text_encoder
+from ard.models.text_encoder import EncoderPrecision, find_text_encoder, num_cut, open_tokenizer, text_encoder
 from ard.progress import progress_bar
 from ard.prompts import read_prompts
-from ard.text import TextManifest, encode_prompts, is_encoded
+from ard.text import TextManifest, cleaned, encode_prompts, is_encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class TextEncode:
     """
 
     prompts: Path
-    """A .txt with a prompt per line; a .jsonl whose objects have a prompt, text or caption; or the folder of a Hugging
-    Face data set with such a column, as save_to_disk writes it."""
+    """A .txt with a prompt per line; a .jsonl whose objects have a prompt, text or caption; a .csv or .tsv, or the
+    folder of a Hugging Face data set as save_to_disk writes it, with such a column. One may be empty."""
     encoder: Path
     """A PixArt pipeline's folder, or a local folder with a T5 and its tokenizer, as Hugging Face saves them."""
     out: Path
@@ -44,6 +45,8 @@ class TextEncode:
         prompts = read_prompts(self.prompts)
         card = find_text_encoder(self.encoder, max_tokens=self.max_tokens, precision=self.precision)
         device = resolve_device(self.device)
+        texts = [cleaned(prompt) for prompt in prompts]
+        cut = num_cut(open_tokenizer(card), texts, max_tokens=card.max_tokens)
         manifest = TextManifest(
             encoder=card.identity(),
             source=self.encoder.resolve().name,
@@ -51,14 +54,22 @@ class TextEncode:
             max_tokens=card.max_tokens,
             prompts=prompts,
         )
-        told = f"{len(prompts)} prompts, {len(manifest.different()) - 1} different ones"
+        different = len(set(texts))
+        told = f"{len(prompts):,} prompts, {different:,} different ones" + _told(texts, cut, card.max_tokens)
         if self.dry_run:
             return print_plan({"encoder": card, "prompts": told, "device": str(device), "out": self.out})
         if is_encoded(self.out, manifest):
             return print(f"text {self.out} is there already: {told}")
         with (
             text_encoder(card, device) as encode,
-            progress_bar(len(manifest.different()), "text encode", unit="prompt") as bar,
+            progress_bar(manifest.total, "text encode", unit="prompt") as bar,
         ):
             encode_prompts(self.out, manifest, encode, progress=bar.update)
         print(f"text {self.out}: {told}, at most {card.max_tokens} tokens each")
+
+
+def _told(texts: Sequence[str], cut: int, max_tokens: int) -> str:
+    """What of the prompts was hardly meant."""
+    empty = texts.count("")
+    told = f"; {cut:,} of {len(texts):,} prompts were cut at {max_tokens} tokens" if cut else ""
+    return told + (f"; {empty:,} of {len(texts):,} prompts are empty" if empty else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ard.datasets.class_names import in_label_order
-from ard.datasets.decoding import READ, SUFFIXES
+from ard.datasets.picture_file import READ, SUFFIXES
 from ard.datasets.picture_set import PictureSet, in_words
 from ard.errors import InputError
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from ard.datasets.decoding import Header
+from ard.datasets.picture_file import Header
 from ard.datasets.picture_set import PictureSet, in_threads
 from ard.datasets.real import USUAL, Columns, open_pictures
 from ard.errors import InputError

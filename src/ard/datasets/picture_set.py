@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ard.config import fingerprint_of
 from ard.datasets.centre_crop import centre_crop
-from ard.datasets.decoding import Header, read_header, read_picture
+from ard.datasets.picture_file import Header, read_header, read_picture
 from ard.errors import InputError
 from ard.types import Labels, Latents
 

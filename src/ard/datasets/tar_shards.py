@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from ard.datasets.decoding import READ, SUFFIXES
 from ard.datasets.file_part import open_part
+from ard.datasets.picture_file import READ, SUFFIXES
 from ard.datasets.picture_set import PictureSet, in_words
 from ard.datasets.shard_pattern import shards_of
 from ard.errors import InputError

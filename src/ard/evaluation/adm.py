@@ -23,6 +23,7 @@ from ard.evaluation.features.network import Feature
 from ard.evaluation.images import Images, RgbPixels, as_rgb, parts_of
 from ard.evaluation.metrics.moments import Moments
 from ard.files import require_file, write_atomically
+from ard.marks import PROVENANCE, npz_mark
 
 STATISTICS = {
     Feature.POOL3: ("mu", "sigma"),
@@ -35,7 +36,6 @@ DAMAGE = (
     *(ValueError, TypeError, SyntaxError, RecursionError, MemoryError, NotImplementedError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
 )
-PROVENANCE = "ard"  # A JSON text beside the arrays: which images and which weights.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def write_reference(
         for feature, values in moments.items():
             for name, tensor in zip(STATISTICS[feature], (values.mean, values.covariance), strict=True):
                 _write_array(archive, name, tensor.double().numpy())
-        _write_array(archive, PROVENANCE, np.array(json.dumps(provenance)))
+        _write_array(archive, PROVENANCE, npz_mark("evaluate", provenance))
     write_atomically(out, buffer.getvalue())
 
 

@@ -12,11 +12,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ard.config import to_plain
+from ard.decoding import find_autoencoder, load_decoder, space_of_student
 from ard.errors import InputError
-from ard.files import sha256_of
-from ard.models.autoencoder import AutoencoderCard, find_autoencoder, load_decoder
+from ard.models.autoencoder import AutoencoderCard
 from ard.pictures import Pixels, to_pixels
 from ard.sampling import sample
+from ard.seeds import in_words
 from ard.students import StudentCard, find_text, load_card, load_student
 from ard.teacher import noise_for_seeds
 from ard.text import condition_of, num_conditions
@@ -76,7 +77,7 @@ def open_student(
     card = load_card(folder)
     prompts = find_text(text, card, folder)
     num_labels = num_conditions(prompts, card.network)
-    autoencoder, size = find_autoencoder(vae, card.network.channels, folder), card.network.latent_size
+    autoencoder, size = find_autoencoder(vae, space_of_student(card, folder)), card.network.latent_size
     side = size * autoencoder.downsampling if autoencoder else size
 
     def batches(rows: Sequence[int], batch_size: int) -> Iterator[RgbPixels]:
@@ -127,7 +128,7 @@ def _student_facts(
         "kind": "student",
         "greyscale": len(seeds) if channels == 1 else 0,
         "jpeg": 0,
-        "seeds": _in_words(seeds),
+        "seeds": in_words(seeds),
         "labels": labels.value,
         "guidance": to_plain(card.ode.guidance),
         "student": to_plain(card.student),
@@ -140,14 +141,8 @@ def _autoencoder_facts(card: AutoencoderCard) -> dict[str, Any]:
     """What decides the pictures beside the latents."""
     return {
         "weights": str(card.folder),
-        "sha256": sha256_of(card.weights),
-        "scaling_factor": card.scaling_factor,
-        "shift_factor": card.shift_factor,
+        "sha256": card.sha256,
+        "scaling_factor": card.scale.scaling_factor,
+        "shift_factor": card.scale.shift_factor,
         "dtype": "float32, no TF32",
     }
-
-
-def _in_words(seeds: Sequence[int]) -> str:
-    """Seeds as `--seeds` takes them: 5-9 where they follow one another."""
-    together = list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
-    return f"{seeds[0]}-{seeds[-1]}" if together else ",".join(map(str, seeds))

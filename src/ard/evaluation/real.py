@@ -8,8 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ard.datasets.decoding import Header
 from ard.datasets.look import Check, look_over
+from ard.datasets.picture_file import Header
 from ard.datasets.picture_set import PictureSet, in_threads
 from ard.datasets.real import USUAL, Columns
 from ard.errors import InputError, require_at_least

@@ -13,15 +13,18 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ard.config import from_plain, to_plain
+from ard.config import from_plain, later, to_plain
 from ard.errors import InputError
 from ard.extras import importing
-from ard.files import read_json
+from ard.file_kinds import DIFFUSERS_STEM, WeightFiles
+from ard.files import read_json, sha256_of
+from ard.models.pretrained_folder import BAD_FILES, component_folder, find_weights, first_line, telling
 from ard.offline import offline, quietly
 from ard.types import Latents
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+OPTION = "--vae"
 PICTURE_CHANNELS = {1, 3}
+MAX_LEVELS, MAX_CHANNELS, MAX_LAYERS = 16, 8192, 64  # Far beyond any published one, and built in no time.
 # At most so many images are decoded together, and so many pixels: Stable Diffusion's decoder has 256 channels of each.
 CHUNK = 8
 CHUNK_PIXELS = CHUNK * 512**2
@@ -33,6 +36,23 @@ DecodedImages: TypeAlias = Float[Tensor, "batch colour image_height image_width"
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentScale:
+    """How an autoencoder's output becomes a latent: (encoded - shift_factor) scaling_factor."""
+
+    scaling_factor: float
+    shift_factor: float = later(0.0)
+
+    def is_close_to(self, other: "LatentScale") -> bool:
+        """Whether both are the same number for number, as far as files round them."""
+        mine, others = (self.scaling_factor, self.shift_factor), (other.scaling_factor, other.shift_factor)
+        return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(mine, others, strict=True))
+
+    def __str__(self) -> str:
+        shifted = f" after a shift by {self.shift_factor:g}" if self.shift_factor else ""
+        return f"{self.scaling_factor:g}{shifted}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderCard:
     """What an autoencoder's folder says of it; read without loading it."""
 
@@ -41,14 +61,15 @@ class AutoencoderCard:
     image_channels: int
     downsampling: int
     """Pixels along a side for each latent."""
-    scaling_factor: float
-    shift_factor: float
-    """A latent is (encoded - shift_factor) scaling_factor."""
+    scale: LatentScale
+    picture_size: int | None
+    """The side of the pictures that it was trained on; None where its file does not say."""
+    weights: WeightFiles
 
     @property
-    def weights(self) -> Path:
-        """The file with its weights."""
-        return self.folder / WEIGHTS
+    def sha256(self) -> str:
+        """The SHA-256 of its weights."""
+        return sha256_of(*self.weights.paths)
 
 
 class LatentMoments(NamedTuple):
@@ -76,7 +97,8 @@ class Autoencoder:
         with _exact_kernels():
             found = [self.network.encode(part, return_dict=False)[0] for part in images.float().split(chunk)]
         mean, std = torch.cat([one.mean for one in found]), torch.cat([one.std for one in found])
-        return LatentMoments((mean - self.card.shift_factor) * self.card.scaling_factor, std * self.card.scaling_factor)
+        scale = self.card.scale
+        return LatentMoments((mean - scale.shift_factor) * scale.scaling_factor, std * scale.scaling_factor)
 
 
 @torch.no_grad()
@@ -112,75 +134,62 @@ def _tiling(network: Any, *, wanted: bool) -> Iterator[None]:
         network.use_tiling = before
 
 
-def read_autoencoder(folder: Path) -> AutoencoderCard:
-    """The card of the autoencoder in `folder`; InputError when there is none, or not all of it."""
+def read_autoencoder(given: Path) -> AutoencoderCard:
+    """The card of the autoencoder in the folder `given`, its own or a whole pipeline's; InputError when there is none.
+
+    Also when there is not all of it.
+    """
+    folder = component_folder(given, "vae")
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(
-            f"{folder} is no autoencoder: it has no config.json; --vae takes a local folder of an AutoencoderKL, as "
-            "diffusers saves it"
+            f"{folder} is no autoencoder: it has no config.json; {OPTION} takes a local folder of an AutoencoderKL, or "
+            "of a pipeline with one, as diffusers saves it"
         )
     config = read_json(path)
     if (kind := config.get("_class_name")) != "AutoencoderKL":
-        raise InputError(f"{folder} is no autoencoder: its config.json holds {kind}; --vae takes an AutoencoderKL")
+        raise InputError(f"{folder} is no autoencoder: its config.json holds {kind}; {OPTION} takes an AutoencoderKL")
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise InputError(f"{path} normalises each channel (latents_mean, latents_std), which is not supported")
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder} has no {WEIGHTS}, and other weights are not read; convert them for --vae")
     known = _config(path, config)
     return AutoencoderCard(
         folder=folder,
         latent_channels=known.latent_channels,
         image_channels=known.out_channels,
         downsampling=2 ** (len(known.block_out_channels) - 1),
-        scaling_factor=known.scaling_factor,
-        shift_factor=known.shift_factor or 0.0,
+        scale=LatentScale(scaling_factor=known.scaling_factor, shift_factor=known.shift_factor or 0.0),
+        picture_size=known.sample_size if "sample_size" in config else None,
+        weights=find_weights(folder, (DIFFUSERS_STEM,)),
     )
 
 
-def find_autoencoder(vae: Path | None, channels: int, student: Path) -> AutoencoderCard | None:
-    """The card of the autoencoder in `vae` for the student in `student`, whose states have so many channels.
-
-    None for a student that makes pictures itself. InputError when latents have no autoencoder or another's channels.
-    """
-    if vae is None:
-        if channels in PICTURE_CHANNELS:
-            return None
-        raise InputError(
-            f"the student in {student} makes latents of {channels} channels, no pictures; name the folder of the "
-            "autoencoder that decodes them with --vae"
-        )
-    card = read_autoencoder(vae)
-    if card.latent_channels != channels:
-        raise InputError(
-            f"the autoencoder in {vae} decodes latents of {card.latent_channels} channels, and the student in "
-            f"{student} makes {channels}; give the autoencoder of its teacher with --vae"
-        )
-    with offline():
-        _diffusers()  # A long run learns at its start that the package is missing.
-    return card
+def require_package() -> None:
+    """MissingExtraError when diffusers is missing, which a long run then learns at its start."""
+    _diffusers()
 
 
 @offline()
 def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
-    """The autoencoder in `folder`; InputError when it lacks a tensor, which would be drawn at random."""
+    """The autoencoder in `folder`, as `read_autoencoder` takes it, in float32.
+
+    InputError when it lacks a tensor, which would be drawn at random.
+    """
     card, diffusers = read_autoencoder(folder), _diffusers()
     try:
         with quietly():
             network, found = diffusers.AutoencoderKL.from_pretrained(
-                folder,
+                card.folder,
                 local_files_only=True,
-                use_safetensors=True,
+                **telling(card.weights),
                 low_cpu_mem_usage=False,  # True needs one more package.
                 ignore_mismatched_sizes=True,  # They are told below, in one line.
                 output_loading_info=True,
             )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{folder} cannot be loaded: {reason.strip(' .')}; give --vae a whole folder") from None
+    except (*BAD_FILES, SafetensorError) as error:
+        raise InputError(f"{card.folder} cannot be loaded: {first_line(error)}; give {OPTION} a whole folder") from None
     if wrong := {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}:
         names = ", ".join(sorted(wrong)[:5])
-        raise InputError(f"{folder} lacks {names}, or has it in another shape; give --vae a whole folder")
+        raise InputError(f"{card.folder} lacks {names}, or has it in another shape; give {OPTION} a whole folder")
     return Autoencoder(card=card, network=network.float().eval().requires_grad_(False).to(device))
 
 
@@ -194,17 +203,43 @@ class _Config:
     """What is read of config.json; the defaults are those of diffusers, for files that leave something out."""
 
     latent_channels: int = 4
+    in_channels: int = 3
     out_channels: int = 3
     block_out_channels: tuple[int, ...] = (64,)
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    layers_per_block: int = 1
+    norm_num_groups: int = 32
+    sample_size: int = 32
     scaling_factor: float = 0.18215
     shift_factor: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no pictures."""
+        """Refuse what makes no pictures, and sizes that cannot be meant."""
         if self.out_channels not in PICTURE_CHANNELS:
             raise InputError(f"out_channels is {self.out_channels}; pictures have 1 or 3")
         if not 0 < self.scaling_factor < math.inf:
             raise InputError(f"scaling_factor is {self.scaling_factor}; it must be a positive number")
+        if not math.isfinite(self.shift_factor or 0):
+            raise InputError(f"shift_factor is {self.shift_factor}; a number is expected")
+        levels = len(self.block_out_channels)
+        if levels not in range(1, MAX_LEVELS + 1) or {len(self.down_block_types), len(self.up_block_types)} != {levels}:
+            raise InputError(
+                f"there are {levels} block_out_channels, {len(self.down_block_types)} down_block_types and "
+                f"{len(self.up_block_types)} up_block_types; as many of each are expected, 1 to {MAX_LEVELS}"
+            )
+        channels = {f"block_out_channels[{level}]": number for level, number in enumerate(self.block_out_channels)}
+        channels |= {"latent_channels": self.latent_channels, "in_channels": self.in_channels}
+        _require_within(MAX_CHANNELS, channels)
+        _require_within(MAX_LAYERS, {"layers_per_block": self.layers_per_block})
+        _require_within(min(self.block_out_channels), {"norm_num_groups": self.norm_num_groups})
+
+
+def _require_within(most: int, values: dict[str, int]) -> None:
+    """InputError that names the first of `values` that is not from 1 to `most`."""
+    for name, value in values.items():
+        if not 1 <= value <= most:
+            raise InputError(f"{name} is {value!s:.20}; allowed: 1 to {most}")
 
 
 def _config(path: Path, plain: dict[str, Any]) -> _Config:

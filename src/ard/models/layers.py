@@ -49,11 +49,11 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A table of class vectors; its last row stands for no class, which classifier-free guidance needs."""
+    """A table of class vectors; its last row stands for no class, where there is one: guidance needs it."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, *, null_class: bool = True) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
+        self.embedding_table = nn.Embedding(num_classes + null_class, width)
 
     def forward(self, label: Labels) -> Vector:
         """One vector per label."""

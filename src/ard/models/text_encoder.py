@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ard.condition import OneText
 from ard.config import fingerprint_of
 from ard.errors import InputError, require_at_least
+from ard.file_kinds import TRANSFORMERS_STEMS
 from ard.files import read_json, sha256_of
-from ard.models.huggingface import check_pretrained, load_pretrained, load_tokenizer
+from ard.models.huggingface import check_pretrained, load_pretrained, load_tokenizer, quantised_by
+from ard.models.pretrained_folder import INDEX, component_folder, find_weights
+from ard.offline import quietly
 
 OPTION, EXTRA, KINDS = "--encoder", "text", ("t5",)
 MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # What the pipelines read of a prompt.
+ORDINARY = ("a", "the", "on", "of", "and", "in", "with", "red", "blue", "cat", "dog", "house")
+"""Words of which any vocabulary tells some from others."""
 TOGETHER = 16  # Prompts encoded together; always these, so that their bits do not depend on where a run went on.
 
 EncoderPrecision: TypeAlias = Literal["float32", "bfloat16"]
@@ -36,18 +42,25 @@ class TextEncoderCard:
     @property
     def width(self) -> int:
         """Of its output."""
-        path = self.folder / "config.json"
-        width = read_json(path).get("d_model")
-        if not isinstance(width, int) or width < 1:
-            raise InputError(f"{path}: d_model is {width!r}; the width of a T5 is expected")
-        return width
+        return self._size("d_model")
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        return self._size("vocab_size")
 
     def identity(self) -> str:
         """A fingerprint of everything that decides its output; reads all files."""
         tokenizer = sorted(path for path in self.tokenizer.iterdir() if path.suffix in {".json", ".model"})
-        weights = [self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]
+        weights = [self.folder / "config.json", *find_weights(self.folder, TRANSFORMERS_STEMS).paths]
         hashes = [sha256_of(*dict.fromkeys((*weights, *tokenizer)))]
         return fingerprint_of([*hashes, self.max_tokens, self.precision])
+
+    def _size(self, name: str) -> int:
+        path = self.folder / "config.json"
+        if name not in (config := read_json(path)):
+            raise InputError(f"{path} has no {name}, which that of a T5 has")
+        return int(config[name])
 
 
 def find_text_encoder(
@@ -57,8 +70,8 @@ def find_text_encoder(
 
     `max_tokens` is None for as many as the pipeline reads, `option` is what the user gave the folder with.
     """
-    index = folder / "model_index.json"
-    parts = (folder / "text_encoder", folder / "tokenizer") if index.is_file() else (folder, folder)
+    index = folder / INDEX
+    parts = component_folder(folder, "text_encoder"), component_folder(folder, "tokenizer")
     if max_tokens is None:
         max_tokens = MAX_TOKENS.get(str(read_json(index).get("_class_name"))) if index.is_file() else None
     if max_tokens is None:
@@ -80,14 +93,15 @@ def text_encoder(card: TextEncoderCard, device: torch.device) -> Iterator[Encode
     try:
         yield encoding(model, tokenizer, max_tokens=card.max_tokens, device=device)
     finally:
-        model.to("meta")
+        if quantised_by(card.folder) is None:  # The others cannot be moved.
+            model.to("meta")
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def load_text_encoder(card: TextEncoderCard, device: torch.device, *, option: str = OPTION) -> tuple[Any, Any]:
     """The encoder's network and its tokenizer."""
-    tokenizer = load_tokenizer(card.tokenizer, option=option, extra=EXTRA)
+    tokenizer = open_tokenizer(card, option=option)
     model = load_pretrained(
         card.folder,
         choose=lambda package: package.T5EncoderModel,
@@ -100,6 +114,30 @@ def load_text_encoder(card: TextEncoderCard, device: torch.device, *, option: st
     return model, tokenizer
 
 
+def open_tokenizer(card: TextEncoderCard, *, option: str = OPTION) -> Any:
+    """The encoder's tokenizer; InputError for one that takes all words for the same, or for others' tokens."""
+    tokenizer = load_tokenizer(card.tokenizer, option=option, extra=EXTRA)
+    words = [tuple(ids) for ids in _numbers(tokenizer, ORDINARY)]
+    if 3 * len(set(words)) < len(words):
+        raise InputError(
+            f"{card.tokenizer} has no vocabulary: {', '.join(ORDINARY[-4:])} and other words are all the same to it; "
+            f"give {option} a whole folder"
+        )
+    if (largest := max(map(max, words))) >= card.vocabulary:
+        raise InputError(
+            f"{card.tokenizer} is of another encoder: it has the token {largest}, and {card.folder} knows "
+            f"{card.vocabulary}; give {option} both of one model"
+        )
+    return tokenizer
+
+
+def num_cut(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> int:
+    """How many of the texts have more than `max_tokens` tokens."""
+    different = list(dict.fromkeys(texts))
+    is_cut = dict(zip(different, (len(ids) > max_tokens for ids in _numbers(tokenizer, different)), strict=True))
+    return sum(is_cut[text] for text in texts)
+
+
 def encoding(model: Any, tokenizer: Any, *, max_tokens: int, device: torch.device) -> Encode:
     """What encodes texts with this network and its tokenizer."""
     return lambda texts: _encoded(model, tokenizer, texts, max_tokens, device)
@@ -109,16 +147,19 @@ def encoding(model: Any, tokenizer: Any, *, max_tokens: int, device: torch.devic
 def _encoded(model: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int, device: torch.device) -> list[OneText]:
     found: list[OneText] = []
     for first in range(0, len(texts), TOGETHER):
-        given = tokenizer(
-            list(texts[first : first + TOGETHER]),
-            padding="longest",
-            truncation=True,
-            max_length=max_tokens,
-            return_tensors="pt",
-        ).to(device)
-        mask = given.attention_mask.bool()
-        if not mask.any(dim=1).all():
+        numbers = _numbers(tokenizer, texts[first : first + TOGETHER], max_tokens=max_tokens)
+        if not all(numbers):
             raise InputError("the tokenizer makes no token of an empty prompt; T5's ends every text with one")
-        states = model(input_ids=given.input_ids, attention_mask=given.attention_mask).last_hidden_state
-        found += [row[kept].to("cpu", torch.bfloat16) for row, kept in zip(states, mask, strict=True)]
+        ids = pad_sequence([torch.tensor(one) for one in numbers], batch_first=True).to(device)
+        mask = pad_sequence([torch.ones(len(one), dtype=torch.long) for one in numbers], batch_first=True).to(device)
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        found += [row[: len(one)].to("cpu", torch.bfloat16) for row, one in zip(states, numbers, strict=True)]
+    return found
+
+
+def _numbers(tokenizer: Any, texts: Sequence[str], *, max_tokens: int | None = None) -> list[list[int]]:
+    """The tokens of each text, at most `max_tokens`; not padded, because a tokenizer may have nothing to pad with."""
+    cut = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
+    with quietly():  # It warns of long texts.
+        found: list[list[int]] = tokenizer(list(texts), **cut)["input_ids"] if texts else []
     return found

@@ -72,6 +72,8 @@ class TransformerConfig:
     """Text instead of classes, of which there are then none: `num_classes` is 0. None: classes."""
     position_scale: float = later(1.0)
     """Patches are 1 / `position_scale` apart in the table of positions; PixArt's is 2 at 1024 pixels."""
+    null_class: bool = later(default=True)
+    """Whether there is a row for no class, which guidance needs; a teacher that was trained without has guidance 1."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
@@ -236,7 +238,9 @@ class Transformer(Backbone):
 
 def condition_name(network: TransformerConfig) -> str:
     """What a network is conditional on, in words."""
-    return f"text of width {network.text.width}" if network.text else f"{network.num_classes} classes"
+    if network.text:
+        return f"text of width {network.text.width}"
+    return f"{network.num_classes} classes" + ("" if network.null_class else " without one for none")
 
 
 def vector_of(conditioning: Conditioning) -> Vector:
@@ -246,7 +250,7 @@ def vector_of(conditioning: Conditioning) -> Vector:
 
 def _new_embedder(config: TransformerConfig) -> LabelEmbedder | TextEmbedder:
     if config.text is None:
-        return LabelEmbedder(config.num_classes, config.width)
+        return LabelEmbedder(config.num_classes, config.width, null_class=config.null_class)
     return TextEmbedder(config.text.width, config.width, picture_size=config.text.picture_size)
 
 

@@ -1,41 +1,41 @@
-"""Teachers that others have published, read in their own formats: DiT, SiT, REPA, and folders of diffusers."""
+"""Teachers that others have published, read in their own formats: DiT, SiT, REPA, PixArt, and folders of diffusers."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from ard.errors import InputError
 from ard.published.checkpoint import read_checkpoint
+from ard.published.choice import Choice
 from ard.published.folder import read_folder
-from ard.published.hub import fetch_repository, is_repository
+from ard.published.hub import fetch_repository, missing, repository_of
 from ard.published.tensors import Published
 from ard.teacher import SourceFormat
 
-__all__ = ["Published", "read_published"]
+__all__ = ["Choice", "Published", "read_published"]
 
 
-def read_published(source: Path, *, told: SourceFormat | None, num_heads: int | None) -> Published:
-    """The teacher in `source`, a file, a folder or a repository of the hub; InputError when none can be read there.
-
-    `told` and `num_heads` say what a checkpoint's tensors do not show; None: what can be recognised.
-    """
-    if told is SourceFormat.OTHER:
+def read_published(source: Path, choice: Choice) -> Published:
+    """The teacher in `source`, a file, a folder or hub:OWNER/NAME; InputError when none can be read there."""
+    if choice.format is SourceFormat.OTHER:
         raise InputError(
             "--format other: another architecture is brought by its own code, see docs/add-your-teacher.md"
         )
+    if name := repository_of(source):
+        return _named(read_published(fetch_repository(name), choice), name)
     if source.is_dir():
-        if told not in {None, SourceFormat.DIFFUSERS} or num_heads is not None:
+        needless = choice.of_a_checkpoint()
+        if choice.format not in {None, SourceFormat.DIFFUSERS}:
+            needless.append("--format")
+        if needless:
             raise InputError(
-                f"{source} is a folder, whose own config.json says what it is; leave out --format, --num-heads"
+                f"{source} is a folder, whose own config.json says what it is; leave out {', '.join(needless)}"
             )
         return read_folder(source)
-    if source.is_file():
-        if told is SourceFormat.DIFFUSERS:
-            raise InputError(f"{source} is a file; --format diffusers takes a folder, as diffusers saves it")
-        return read_checkpoint(source, told=told, num_heads=num_heads)
-    if is_repository(source):
-        folder = fetch_repository(str(source))
-        return _named(read_published(folder, told=told, num_heads=num_heads), str(source))
-    raise InputError(f"{source} is no file or folder here; name one, or a repository of the hub as OWNER/NAME")
+    if not source.exists():
+        raise missing(source)
+    if choice.format is SourceFormat.DIFFUSERS:
+        raise InputError(f"{source} is a file; --format diffusers takes a folder, as diffusers saves it")
+    return read_checkpoint(source, choice)
 
 
 def _named(published: Published, name: str) -> Published:

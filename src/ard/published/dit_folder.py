@@ -96,7 +96,10 @@ def _with_one_embedder(tensors: StateDict, where: Path) -> StateDict:
         if first == name:
             kept[name] = tensor
         elif first in tensors and not torch.equal(tensor, tensors[first]):
-            raise InputError(f"{where}: {name} differs from block 0's; embedders per block are not supported")
+            raise InputError(
+                f"{where}: {name} differs from block 0's: it was trained in diffusers, where every block learns "
+                "its own embedders of time and class, and only networks with one for all are read"
+            )
     return kept
 
 

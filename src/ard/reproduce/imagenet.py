@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from ard.analysis.budget import ASSUMPTIONS, TFLOPS, Workload, budget, hours, preset_workload
+from ard.decoding import find_autoencoder, space_of_teacher
 from ard.devices import DeviceName, resolve_device
 from ard.diffusion import DiffusionKind
 from ard.errors import InputError, require_at_least
 from ard.evaluation.adm import read_reference
 from ard.evaluation.protocol import Weights, load_networks
 from ard.files import read_json, write_atomically
-from ard.models.autoencoder import find_autoencoder
 from ard.presets import TABLE_1_PRESETS
 from ard.presets.commands import collect_arguments, distill_arguments
 from ard.processes import only_worker
@@ -148,7 +148,7 @@ def _check(config: ImagenetConfig, device: torch.device) -> None:
     card, wanted = load_teacher_card(config.teacher_folder), PRESET.teacher.network
     if card.network != wanted or card.diffusion.kind is not DiffusionKind.VP:
         raise InputError(f"the teacher in {config.teacher_folder} is no DiT-XL/2 with DiT's diffusion at 256 x 256")
-    find_autoencoder(config.vae, wanted.channels, config.teacher_folder)
+    find_autoencoder(config.vae, space_of_teacher(card, config.teacher_folder))
     load_networks({"inception"}, Weights(inception=config.inception), device)
     if config.ref is not None:
         read_reference(config.ref)

@@ -15,6 +15,7 @@ from ard.datasets.real import open_pictures
 from ard.errors import InputError
 from ard.files import read_json
 from ard.latents import LatentCache
+from ard.models.autoencoder import LatentScale
 from ard.trajectories.manifest import Manifest
 from ard.types import Labels, Latents
 
@@ -28,8 +29,8 @@ class RealSet:
     summary: str
     """What people are told of them, before the work."""
     labels: Labels
-    scaling_factor: float | None
-    """Of a latent cache."""
+    scale: LatentScale | None
+    """Of a latent cache's latents."""
     draw: Callable[[Tensor, torch.Generator], Latents]
     """The images of these rows; a cache draws them from their distributions."""
 
@@ -56,7 +57,7 @@ def open_real_set(path: Path, trajectories: Manifest, open_at: Callable[[Path], 
         },
         summary=pictures.summary,
         labels=pictures.require_classes(trajectories.num_classes),
-        scaling_factor=None,
+        scale=None,
         draw=lambda ids, _: pictures.images(ids.tolist(), size=size, channels=channels),
     )
 
@@ -99,6 +100,4 @@ def _cached(folder: Path, trajectories: Manifest) -> RealSet:
     require_classes(folder, found.num_classes, trajectories.num_classes, named=bool(found.class_names))
     identity = {"latents": found.identity, "num": found.num}
     told = f"{folder}: latents of {found.num} pictures of {found.num_classes} classes"
-    return RealSet(
-        identity=identity, summary=told, labels=cache.labels, scaling_factor=found.scaling_factor, draw=cache.draw
-    )
+    return RealSet(identity=identity, summary=told, labels=cache.labels, scale=found.scale, draw=cache.draw)

@@ -15,17 +15,15 @@ from torch import Tensor
 
 from ard.condition import Condition
 from ard.errors import InputError, require_at_least
-from ard.files import remove_leftovers
 from ard.models.student import StateKind
 from ard.processes import die_with_parent
 from ard.ranks import rank_and_world
 from ard.seeds import require_seed
+from ard.sharded.making import Claim, publish_shard, require_claimable
 from ard.teacher import Ode, Solution, Teacher, load_teacher, noise_for_seeds, reference_to, solve_pf_ode
 from ard.text import EncodedText, condition_of, open_referred, require_text
 from ard.trajectories.execution import Execution, executed, relative_error
-from ard.trajectories.manifest import Manifest, check_same, load_manifest, save_manifest, shard_name
-from ard.trajectories.reader import is_published
-from ard.trajectories.shards import open_shard, write_shard
+from ard.trajectories.manifest import Manifest, load_manifest
 from ard.types import Latents
 
 Progress = Callable[[int], None]  # Told how many trajectories have just been published.
@@ -37,16 +35,16 @@ def collect(folder: Path, manifest: Manifest, *, device: torch.device, workers: 
     Shard k belongs to rank k mod world. `workers` processes share this rank's part; each computes in one thread on a
     CPU, so that the bytes do not depend on their number.
     """
-    _prepare(folder, manifest)
+    claim = Claim(folder, manifest)
     rank, world = rank_and_world()
     mine = range(rank, manifest.num_shards, world)
-    missing = [shard for shard in mine if not is_published(folder, manifest, shard)]
+    missing = claim.missing(mine)
     progress(sum(manifest.rows(shard) for shard in mine if shard not in missing))
     if min(workers, len(missing)) > 1:
         _share_out(folder, manifest, missing, device, min(workers, len(missing)), progress)
     else:
         _make_in_turn(folder, manifest, missing, device, progress)
-    finish(folder, manifest)
+    claim.finish()
 
 
 def plan_store(  # noqa: PLR0913 they are the manifest's fields
@@ -66,7 +64,8 @@ def plan_store(  # noqa: PLR0913 they are the manifest's fields
     text: EncodedText | None = None,
 ) -> Manifest:
     """The manifest of a store that is to be made; InputError for numbers that cannot be meant."""
-    require_text(text, teacher.network.config, owner=teacher_folder)
+    max_tokens = teacher.imported.max_tokens if teacher.imported else None
+    require_text(text, teacher.network.config, owner=teacher_folder, max_tokens=max_tokens)
     require_at_least(1, {"num": num, "shard_size": shard_size, "batch_size": batch_size})
     require_seed("seed", first_seed)
     require_seed(f"the last of {num} seeds from {first_seed} on", first_seed + num - 1)
@@ -112,8 +111,8 @@ def with_measured_error(folder: Path, manifest: Manifest, *, device: torch.devic
     if manifest.execution == Execution():
         return manifest
     if (folder / "manifest.json").exists():
+        require_claimable(folder, manifest)
         stored, _ = load_manifest(folder)
-        check_same(folder, stored, manifest)
         if stored.x_0_error is not None:
             return replace(manifest, x_0_error=stored.x_0_error)
     place = manifest.teacher.folder(folder)
@@ -124,27 +123,6 @@ def with_measured_error(folder: Path, manifest: Manifest, *, device: torch.devic
     if not math.isfinite(error):
         raise InputError(f"the teacher {manifest.teacher.path} yields infinite or not-a-number images")
     return replace(manifest, x_0_error=float(f"{error:.3g}"))
-
-
-def finish(folder: Path, manifest: Manifest) -> None:
-    """Write the checksums into the manifest once every shard is there."""
-    if all(is_published(folder, manifest, shard) for shard in range(manifest.num_shards)):
-        shards = [open_shard(folder / shard_name(shard)) for shard in range(manifest.num_shards)]
-        save_manifest(folder, manifest, {shard.path.name: shard.header_crc for shard in shards})
-
-
-def _prepare(folder: Path, manifest: Manifest) -> None:
-    """Refuse a folder with other trajectories; otherwise write its manifest, which is incomplete until the end."""
-    checksums: dict[str, str] = {}
-    if (folder / "manifest.json").exists():
-        stored, checksums = load_manifest(folder)
-        check_same(folder, stored, manifest)
-        if stored == manifest and checksums:
-            return remove_leftovers(folder)
-    elif folder.is_dir() and any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder} holds other files and no manifest.json; choose another --out")
-    save_manifest(folder, manifest, {})
-    remove_leftovers(folder)
 
 
 def _make_in_turn(
@@ -179,7 +157,7 @@ def _solve_shard(folder: Path, manifest: Manifest, shard: int, device: torch.dev
 
 def _publish(folder: Path, manifest: Manifest, shard: int, tensors: dict[str, Tensor]) -> int:
     """Write a shard; returns its number of trajectories."""
-    write_shard(folder / shard_name(shard), tensors, manifest.identity)
+    publish_shard(folder, manifest, shard, tensors)
     return manifest.rows(shard)
 
 
@@ -188,14 +166,14 @@ def _starts(
 ) -> tuple[Latents, Condition]:
     """The noise and the condition of each seed."""
     channels, height, width = manifest.shape
-    condition = condition_of(text, torch.tensor(seeds) % manifest.num_conditions)
+    condition = condition_of(text, manifest.labels(torch.tensor(seeds)))
     return noise_for_seeds(seeds, (channels, height, width)).to(device), condition.to(device)
 
 
 def _shard_tensors(manifest: Manifest, seeds: range, batches: list[Solution]) -> dict[str, Tensor]:
     tensors = {str(state): torch.cat([getattr(batch, state) for batch in batches]) for state in manifest.states}
     seed = torch.tensor(seeds)
-    return {**tensors, "seed": seed, "label": seed % manifest.num_conditions}
+    return {**tensors, "seed": seed, "label": manifest.labels(seed)}
 
 
 def _share_out(

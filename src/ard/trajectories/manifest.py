@@ -1,26 +1,42 @@
 """What a trajectory store says of itself: which teacher made it, how, which points it keeps, and its shards."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from ard.config import differences, fingerprint_of, flatten, from_plain, later, to_plain
+import torch
+from torch import Tensor
+
+from ard.config import fingerprint_of, flatten, later, to_plain
 from ard.diffusion import Diffusion
 from ard.errors import InputError
-from ard.files import read_json, write_json
 from ard.models.student import StateKind
+from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, read_record
 from ard.teacher import Ode, TeacherRef
 from ard.text import TextRef
 from ard.timegrid import check_indices, uniform_indices
 from ard.trajectories.execution import Execution
+from ard.types import Labels
 
-SCHEMA = 1
 _FREE = frozenset({"num", "teacher.path", "text.path", "x_0_error"})  # A store may grow or move; x_0_error is measured.
+TRAJECTORIES = Kind(
+    record="manifest.json",
+    head={"schema": 1},
+    stem="traj",
+    name="trajectory store",
+    holds="trajectories",
+    command="ard collect",
+    free=_FREE,
+)
 DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(ShardedManifest):
     """Everything that decides a store's content, apart from how many trajectories it has."""
+
+    KIND: ClassVar[Kind] = TRAJECTORIES
 
     teacher: TeacherRef
     diffusion: Diffusion
@@ -50,6 +66,11 @@ class Manifest:
         return self.text.num if self.text else self.num_classes
 
     @property
+    def total(self) -> int:
+        """How many there are."""
+        return self.num
+
+    @property
     def num_shards(self) -> int:
         """How many shard files there are."""
         return -(-self.num // self.shard_size)
@@ -63,9 +84,26 @@ class Manifest:
         first = self.first_seed + shard * self.shard_size
         return range(first, first + self.rows(shard))
 
+    def labels(self, seeds: Tensor) -> Labels:
+        """What the trajectories of `seeds` show: the number of a class or of a prompt."""
+        return seeds % self.num_conditions
+
+    def expected(self, shard: int) -> Expected:
+        """What `shard` must hold: its states, its seeds and their labels."""
+        seeds = torch.tensor(self.seeds(shard))
+        states = (getattr(torch, self.dtype), (len(seeds), len(self.kept), *self.shape))
+        shapes = {str(state): states for state in self.states}
+        known = {"seed": seeds, "label": self.labels(seeds)}
+        return Expected({**shapes, **{name: (torch.int64, (len(seeds),)) for name in known}}, known)
+
     @property
+    def shard_identity(self) -> str:
+        """What every shard carries."""
+        return self.identity
+
+    @functools.cached_property
     def identity(self) -> str:
-        """A fingerprint that every shard carries, so that a foreign one is found."""
+        """A fingerprint of everything that decides a trajectory."""
         return fingerprint_of({name: value for name, value in flatten(to_plain(self)).items() if name not in _FREE})
 
     def positions(self, num_steps: int, grid: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -82,36 +120,9 @@ class Manifest:
         return tuple(self.kept.index(index) for index in wanted)
 
 
-def shard_name(shard: int) -> str:
-    """The file name of a shard."""
-    return f"traj-{shard:06d}.safetensors"
-
-
-def check_same(folder: Path, stored: Manifest, wanted: Manifest) -> None:
-    """InputError that names every difference, when `folder` holds other trajectories than are asked for."""
-    if changes := differences(to_plain(stored), to_plain(wanted), ignore=_FREE):
-        raise InputError(f"{folder} holds other trajectories ({'; '.join(changes)}); choose another folder")
-    if stored.num > wanted.num:
-        raise InputError(f"{folder} holds {stored.num} trajectories, more than the {wanted.num} asked for")
-
-
-def save_manifest(folder: Path, manifest: Manifest, checksums: dict[str, str]) -> None:
-    """Publish the manifest; `checksums` (CRC-32 by shard name) is empty until the store is complete."""
-    write_json(folder / "manifest.json", {"schema": SCHEMA, **to_plain(manifest), "shards": checksums})
-
-
-def load_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
+def load_manifest(folder: Path) -> tuple[Manifest, Checksums]:
     """The manifest of a store and its shards' checksums; InputError when `folder` is no store."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise InputError(f"{folder} is no trajectory store: it has no manifest.json")
-    plain = read_json(path)
-    if plain.pop("schema", None) != SCHEMA:
-        raise InputError(f"{path} has another schema than {SCHEMA}, which this version of ard reads")
-    checksums = plain.pop("shards", None)
-    if not isinstance(checksums, dict):
-        raise InputError(f"{path}: shards is {checksums!r}; an object with a checksum per shard is expected")
-    return from_plain(Manifest, plain, where=str(path)), checksums
+    return read_record(Manifest, folder)
 
 
 def _commas(values: tuple[int, ...] | list[int]) -> str:

@@ -165,7 +165,7 @@ class OnlineTrajectories(TrajectorySource):
         started = time.monotonic()
         solution = solve_batch(teacher, self.manifest, seeds, self.text, self.device)
         self.seconds += time.monotonic() - started
-        return TrajectoryBatch(getattr(solution, self.state), torch.tensor(seeds) % self.manifest.num_conditions)
+        return TrajectoryBatch(getattr(solution, self.state), self.manifest.labels(torch.tensor(seeds)))
 
 
 def _joined(batches: Sequence[TrajectoryBatch]) -> TrajectoryBatch:

@@ -1,17 +1,19 @@
-"""Reading a store: memory-mapped rows in any order, and the checks behind `ard trajectories verify`."""
+"""Reading a store: rows in any order, and the checks behind `ard trajectories verify`."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ard.errors import InputError
 from ard.models.student import StateKind
+from ard.sharded.rows import Shards
+from ard.sharded.store import open_in_place, open_shards, problems_of
 from ard.text import open_referred
-from ard.trajectories.manifest import Manifest, load_manifest, shard_name
-from ard.trajectories.shards import REPAIR, Shard, open_shard
+from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.source import Order, TrajectoryBatch, TrajectorySource
 from ard.types import Labels
 
@@ -27,12 +29,9 @@ class TrajectoryReader(TrajectorySource):
             raise InputError(
                 f"{folder} has no {state} states, only {', '.join(self.manifest.states)}; see collect --states"
             )
-        if len(checksums) != self.manifest.num_shards:
-            raise InputError(f"{folder} is incomplete; run the same ard collect command again")
-        self.shards = [_checked(folder, self.manifest, shard, checksums) for shard in range(self.manifest.num_shards)]
+        self.shards = Shards(open_shards(folder, self.manifest, checksums), self.manifest.KIND)
         if self.manifest.text:
             self.text = open_referred(self.manifest.text, folder)
-        self._maps = [shard.map(state) for shard in self.shards]
 
     def __len__(self) -> int:
         return self.manifest.num
@@ -45,7 +44,7 @@ class TrajectoryReader(TrajectorySource):
     @functools.cached_property
     def labels(self) -> Labels:
         """Every trajectory's label."""
-        return torch.cat([shard.read("label") for shard in self.shards])
+        return self.manifest.labels(torch.arange(len(self)) + self.manifest.first_seed)
 
     def batch_at(self, step: int, order: Order) -> TrajectoryBatch:
         """Update `step`'s trajectories; InputError that names the shard when one is infinite or not a number."""
@@ -65,15 +64,8 @@ class TrajectoryReader(TrajectorySource):
 
     def read(self, ids: Tensor) -> TrajectoryBatch:
         """The trajectories `ids`, in that order and in the stored precision."""
-        dtype, shape, _ = self.shards[0].tensors[self.state]
-        order = ids.numpy()
-        rows = np.empty((len(order), self._maps[0].shape[1]), dtype=np.uint8)
-        which = order // self.manifest.shard_size
-        for shard in np.unique(which):
-            places = np.flatnonzero(which == shard)
-            rows[places] = self._maps[shard][order[places] % self.manifest.shard_size]
-        states = torch.from_numpy(rows).view(-1).view(dtype).view(len(order), *shape[1:])
-        if len(self.positions) != shape[1]:
+        states = self.shards.rows(self.state, ids, shard_size=self.manifest.shard_size)
+        if len(self.positions) != len(self.manifest.kept):
             states = states[:, self.positions]
         return TrajectoryBatch(states, self.labels[ids])
 
@@ -82,54 +74,23 @@ class TrajectoryReader(TrajectorySource):
         finite = batch.states.flatten(1).isfinite().all(dim=1)
         if not finite.all():
             shard = int(ids[~finite][0]) // self.manifest.shard_size
-            raise InputError(f"{self.shards[shard].path} holds infinite or not-a-number values{REPAIR}")
+            raise InputError(_not_finite(self.shards.shards[shard].path))
 
 
 def verify(folder: Path) -> list[str]:
-    """Everything that is wrong with a store, a line each; an empty list means it is whole."""
+    """Everything that is wrong with a store, a line each; an empty list means it is whole. Reads all of it."""
     manifest, checksums = load_manifest(folder)
-    problems = []
+    return problems_of(folder, manifest, checksums) + list(_without_numbers(folder, manifest))
+
+
+def _without_numbers(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """A line for each shard that holds values which are infinite or no numbers, whatever its checksums say."""
     for index in range(manifest.num_shards):
-        try:
-            shard = _checked(folder, manifest, index, checksums)
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        damaged = shard.damaged()
-        problems += [f"{shard.path} is damaged: {name} does not match its checksum{REPAIR}" for name in damaged]
-        if any(not shard.read(state).isfinite().all() for state in manifest.states):
-            problems.append(f"{shard.path} holds infinite or not-a-number values")
-    known = {shard_name(index) for index in range(manifest.num_shards)}
-    problems += [
-        f"{path} is foreign: no such shard belongs here"
-        for path in sorted(folder.glob("*.safetensors"))
-        if path.name not in known
-    ]
-    if not checksums and not problems:
-        problems.append(
-            f"{folder} is incomplete: its manifest lists no checksums; run the same ard collect command again"
-        )
-    return problems
+        with contextlib.suppress(InputError):  # It is told of already.
+            shard = open_in_place(folder, manifest, {}, index)
+            if not all(shard.read(state).isfinite().all() for state in manifest.states):
+                yield _not_finite(shard.path)
 
 
-def is_published(folder: Path, manifest: Manifest, shard: int) -> bool:
-    """Whether a whole shard of this store is there; InputError when another store's is in its place."""
-    path = folder / shard_name(shard)
-    if not path.exists():
-        return False
-    found = open_shard(path)
-    if found.identity != manifest.identity:
-        raise InputError(f"{path} is foreign: it belongs to other trajectories; move it away")
-    return found.rows == manifest.rows(shard)
-
-
-def _checked(folder: Path, manifest: Manifest, index: int, checksums: dict[str, str]) -> Shard:
-    """A shard that belongs to `manifest`, whose header is as its checksum says, with the right number of rows."""
-    shard = open_shard(folder / shard_name(index))
-    if shard.identity != manifest.identity:
-        raise InputError(f"{shard.path} is foreign: it belongs to other trajectories")
-    if checksums and checksums.get(shard.path.name) != shard.header_crc:
-        raise InputError(f"{shard.path} is foreign or damaged: the manifest has another checksum for it{REPAIR}")
-    if shard.rows != manifest.rows(index):
-        raise InputError(f"{shard.path} holds {shard.rows} trajectories, not {manifest.rows(index)}")
-    return shard
+def _not_finite(path: Path) -> str:
+    return f"{path} holds infinite or not-a-number values; delete it and run the same ard collect command again"

@@ -7,14 +7,13 @@ from pathlib import Path
 import torch
 
 from ard.analysis.attention import mean_shares, share_rows, shares_figure, shares_summary
-from ard.analysis.rows import write_csv
 from ard.cli.options import print_plan
 from ard.condition import Condition
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
 from ard.figures import require_matplotlib
-from ard.files import write_atomically, write_json
 from ard.models.student import Student
+from ard.outputs import Outputs
 from ard.progress import progress_bar
 from ard.references import EVALUATION_SEED
 from ard.students import StudentCard, find_text, load_card, load_student
@@ -46,6 +45,8 @@ class Attention:
     """Where to write the rows as JSON; None: attention.json in --out."""
     batch_size: int = 64
     """Images drawn together."""
+    overwrite: bool = False
+    """Replace files that are no earlier output of this command, too."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -62,6 +63,9 @@ class Attention:
         if self.dry_run:
             return print_plan({"students": cards, "num": self.num, "pictures": pictures, "device": str(device)})
         require_matplotlib()
+        outputs = Outputs(command="analyze attention", overwrite=self.overwrite)
+        json = self.json or self.out / "attention.json"
+        outputs.check(*pictures, json, self.out / "attention.csv")
         rows = []
         for folder, picture in zip(self.student, pictures, strict=True):
             student, card = load_student(folder, device)
@@ -69,12 +73,12 @@ class Attention:
             with progress_bar(self.num, folder.name, unit="img") as bar:
                 shares = mean_shares(student, noise, condition, batch_size=self.batch_size, progress=bar.update)
             rows += share_rows(str(folder), student, shares)
-            write_atomically(picture, shares_figure(_title(folder, student), student, shares).encode())
+            outputs.svg(picture, shares_figure(_title(folder, student), student, shares))
             print(f"{_title(folder, student)}: mean share over the layers that read the history, {self.num} images")
             print(f"{shares_summary(student, shares)}\nwritten to {picture}")
         plain = [dataclasses.asdict(row) for row in rows]
-        write_csv(self.out / "attention.csv", plain)
-        write_json(self.json or self.out / "attention.json", {"rows": plain})
+        outputs.json(json, {"rows": plain})
+        outputs.csv(self.out / "attention.csv", plain)
         print(f"written to {self.out / 'attention.csv'}")
 
     def _pictures(self) -> list[Path]:

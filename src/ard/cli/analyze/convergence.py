@@ -14,12 +14,11 @@ from ard.analysis.convergence import (
     convergence_table,
     kept_checkpoints,
 )
-from ard.analysis.rows import write_csv
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
 from ard.figures import require_matplotlib
-from ard.files import write_atomically, write_json
+from ard.outputs import Outputs
 from ard.progress import progress_bar
 from ard.references import prepare_comparison
 
@@ -51,6 +50,8 @@ class Convergence:
     """Where to write the rows of these students as JSON too."""
     batch_size: int = 256
     """Images drawn together."""
+    overwrite: bool = False
+    """Replace files that are no earlier output of this command, too."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -71,13 +72,15 @@ class Convergence:
             steps = {str(folder): [one.step for one in some] for folder, some in zip(self.student, found, strict=True)}
             return print_plan({**compared.plan(), "checkpoints": steps})
         require_matplotlib()
+        outputs = Outputs(command="analyze convergence", overwrite=self.overwrite)
+        outputs.check(self.out / "convergence.svg", self.json, self.out / "convergence.csv")
         curves = self._curves(found, compared)
         arms, rows = arms_of(curves), convergence_rows(curves)
         print(convergence_table(arms))
-        write_csv(self.out / "convergence.csv", rows)
-        write_atomically(self.out / "convergence.svg", convergence_figure(arms).encode())
+        outputs.svg(self.out / "convergence.svg", convergence_figure(arms))
+        outputs.csv(self.out / "convergence.csv", rows)
         if self.json:
-            write_json(self.json, {"rows": rows})
+            outputs.json(self.json, {"rows": rows})
         print(f"written to {self.out}: convergence.csv, convergence.svg")
 
     def _curves(self, found: list[list[Checkpoint]], compared: Compared) -> list[ConvergenceCurve]:

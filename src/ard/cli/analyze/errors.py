@@ -12,12 +12,11 @@ from ard.analysis.errors import (
     errors_table,
     paired_figure,
 )
-from ard.analysis.rows import write_csv
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
 from ard.figures import require_matplotlib
-from ard.files import write_atomically, write_json
+from ard.outputs import Outputs
 from ard.progress import progress_bar
 from ard.references import prepare_comparison
 
@@ -49,6 +48,8 @@ class Errors:
     """Where to write the rows as JSON; None: errors.json in --out."""
     batch_size: int = 256
     """Images drawn together."""
+    overwrite: bool = False
+    """Replace files that are no earlier output of this command, too."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -67,13 +68,17 @@ class Errors:
         if self.dry_run:
             return print_plan(compared.plan())
         require_matplotlib()
+        outputs = Outputs(command="analyze errors", overwrite=self.overwrite)
+        json = self.json or self.out / "errors.json"
+        csv, *figures = (self.out / name for name in ("errors.csv", "errors.svg", "errors-paired.svg"))
+        outputs.check(json, *figures, csv)
         curves = self._curves(compared)
         arms, rows = arms_of(curves), error_rows(curves)
         print(errors_table(arms))
-        write_csv(self.out / "errors.csv", rows)
-        write_json(self.json or self.out / "errors.json", {"rows": rows})
-        write_atomically(self.out / "errors.svg", errors_figure(arms).encode())
-        write_atomically(self.out / "errors-paired.svg", paired_figure(arms).encode())
+        outputs.json(json, {"rows": rows})
+        for path, figure in zip(figures, (errors_figure(arms), paired_figure(arms)), strict=True):
+            outputs.svg(path, figure)
+        outputs.csv(csv, rows)
         print(f"written to {self.out}: errors.csv, errors.svg, errors-paired.svg")
 
     def _curves(self, compared: Compared) -> list[ErrorCurve]:

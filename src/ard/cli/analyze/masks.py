@@ -6,7 +6,7 @@ from pathlib import Path
 from ard.analysis.masks import masks_figure, masks_text
 from ard.cli.options import print_plan
 from ard.figures import require_matplotlib
-from ard.files import write_atomically
+from ard.outputs import Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Masks:
     """S, the number of steps, at most 16."""
     out: Path | None = None
     """Folder for masks.svg; None: text only."""
+    overwrite: bool = False
+    """Replace files that are no earlier output of this command, too."""
     dry_run: bool = False
     """Print the resolved configuration and do nothing."""
 
@@ -31,9 +33,12 @@ class Masks:
         text = masks_text(self.num_steps)
         if self.dry_run:
             return print_plan({"num_steps": self.num_steps, "out": self.out})
-        if self.out:
+        outputs = Outputs(command="analyze masks", overwrite=self.overwrite)
+        picture = self.out / "masks.svg" if self.out else None
+        if picture:
             require_matplotlib()
+            outputs.check(picture)
         print(text)
-        if self.out:
-            write_atomically(self.out / "masks.svg", masks_figure(self.num_steps).encode())
-            print(f"\nwritten to {self.out / 'masks.svg'}")
+        if picture:
+            outputs.svg(picture, masks_figure(self.num_steps))
+            print(f"\nwritten to {picture}")

@@ -8,13 +8,12 @@ import torch
 
 from ard.analysis.latency import Latency, machine_facts, measure_latencies
 from ard.analysis.pareto import Model, Point, evaluated_models, pareto_figure, pareto_rows, pareto_table
-from ard.analysis.rows import write_csv
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
 from ard.errors import require_at_least
 from ard.figures import require_matplotlib
-from ard.files import write_atomically, write_json
+from ard.outputs import Outputs
 from ard.progress import progress_bar
 from ard.references import EVALUATION_SEED, prepare_comparison
 from ard.teacher import noise_for_seeds
@@ -49,6 +48,8 @@ class Pareto:
     """Images drawn together, which is the batch that is timed."""
     rounds: int = 7
     """How often every model is timed."""
+    overwrite: bool = False
+    """Replace files that are no earlier output of this command, too."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -69,17 +70,22 @@ class Pareto:
         if self.dry_run:
             return print_plan({**compared.plan(), "machine": machine})
         require_matplotlib()
+        outputs = Outputs(command="analyze pareto", overwrite=self.overwrite)
+        json = self.json or self.out / "pareto.json"
+        csv, *figures = (self.out / name for name in ("pareto.csv", "pareto-flops.svg", "pareto-latency.svg"))
+        outputs.check(json, *figures, csv)
         points = self._points(compared)
         rows = pareto_rows(points, batch_size=self.batch_size)
         print(pareto_table(points))
         print(f"s per batch: {', '.join(f'{name} {value}' for name, value in machine.items())}")
-        write_csv(self.out / "pareto.csv", rows)
-        write_json(self.json or self.out / "pareto.json", {"machine": machine, "rows": rows})
-        for cost, name, x_label in (
-            ("macs", "pareto-flops.svg", "multiply-accumulates per image"),
-            ("latency", "pareto-latency.svg", f"seconds per batch of {self.batch_size} on {machine['device']}"),
-        ):
-            write_atomically(self.out / name, pareto_figure(points, cost=cost, x_label=x_label).encode())
+        outputs.json(json, {"machine": machine, "rows": rows})
+        costs = {
+            "macs": "multiply-accumulates per image",
+            "latency": f"seconds per batch of {self.batch_size} on {machine['device']}",
+        }
+        for path, (cost, x_label) in zip(figures, costs.items(), strict=True):
+            outputs.svg(path, pareto_figure(points, cost=cost, x_label=x_label))
+        outputs.csv(csv, rows)
         print(f"written to {self.out}: pareto.csv, pareto-flops.svg, pareto-latency.svg")
 
     def _points(self, compared: Compared) -> list[Point]:

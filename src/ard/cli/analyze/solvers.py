@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from ard.analysis.rows import write_csv
 from ard.analysis.solvers import Starts, plain_rows, solver_rows, solvers_table
 from ard.cli.options import parse_choices, parse_range, print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.diffusion import Solver, TimeSpacing
 from ard.errors import require_at_least
+from ard.outputs import Outputs
 from ard.progress import progress_bar
 from ard.seeds import require_seed
 from ard.teacher import Guidance, load_teacher, noise_for_seeds
@@ -22,7 +22,7 @@ class Solvers:
     """Compare solvers and numbers of steps with a solution of many steps: how far their images are from its images.
 
     The reference is dpmpp_2m with --reference-steps. --guidance counts for all of them alike. With --out the rows are
-    written to solvers.csv too. For instance:
+    written to solvers.json and solvers.csv too. For instance:
 
         ard analyze solvers --teacher runs/teacher-vp --solvers ddim,dpmpp_2m --steps 6,12,24,48
         ard analyze solvers --teacher runs/teacher --solvers euler,heun,dpmpp_2m --steps 12,24 --out runs/solvers
@@ -46,7 +46,9 @@ class Solvers:
     batch_size: int = 128
     """Images solved together."""
     out: Path | None = None
-    """Folder for solvers.csv; None: the table only."""
+    """Folder for solvers.json and solvers.csv; None: the table only."""
+    overwrite: bool = False
+    """Replace files that are no earlier output of this command, too."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -62,6 +64,9 @@ class Solvers:
         require_classes(teacher.network.config, owner=self.teacher, reader="solvers are compared on teachers")
         if self.dry_run:
             return print_plan({"solvers": solvers, "steps": steps, "guidance": self.guidance, "device": str(device)})
+        outputs = Outputs(command="analyze solvers", overwrite=self.overwrite)
+        files = [self.out / name for name in ("solvers.json", "solvers.csv")] if self.out else []
+        outputs.check(*files)
         shape, seeds = teacher.network.config, range(self.seed, self.seed + self.num)
         noise = noise_for_seeds(seeds, (shape.channels, shape.latent_size, shape.latent_size)).to(device)
         label = torch.tensor(seeds, device=device) % shape.num_classes
@@ -78,5 +83,6 @@ class Solvers:
             )
         print(solvers_table(rows))
         if self.out:
-            write_csv(self.out / "solvers.csv", plain_rows(rows))
-            print(f"written to {self.out / 'solvers.csv'}")
+            outputs.json(files[0], {"rows": plain_rows(rows)})
+            outputs.csv(files[1], plain_rows(rows))
+            print(f"written to {files[1]}")

@@ -2,11 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 from ard.cli.bench.ceilings import CeilingsBench
 from ard.cli.bench.collect import CollectBench
-from ard.cli.bench.common import NetworkBench, written
+from ard.cli.bench.common import Bench, NetworkBench, check_json, written
 from ard.cli.bench.data import DataBench
 from ard.cli.bench.latency import LatencyBench
 from ard.cli.bench.train import TrainBench
@@ -37,11 +36,12 @@ class AllBench(NetworkBench):
         parts = self._parts()
         if self.dry_run:
             return print_plan({name: to_plain(part) for name, part in parts.items()})
+        check_json(self, "all")
         results = {}
         for name, part in parts.items():
             print(f"\nard bench {name}")
             results[name] = part.run()
-        written(self.json, results)
+        written(self, "all", results)
 
     def _parts(self) -> dict[str, CeilingsBench | LatencyBench | TrainBench | CollectBench | DataBench]:
         common = {name: getattr(self, name) for name in ("model", "rounds", "device")}
@@ -55,7 +55,7 @@ class AllBench(NetworkBench):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CpuBench:
+class CpuBench(Bench):
     """The benchmarks on a small network, in two minutes on two cores: their ratios are what counts.
 
     For instance:
@@ -67,12 +67,8 @@ class CpuBench:
     """Size and patch, or a teacher's folder."""
     rounds: int = 5
     """How often everything is timed."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
     device: DeviceName = "cpu"
     """Where to compute."""
-    dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
 
     def run(self) -> None:
         """`ard bench all` with these options."""

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ard.analysis.latency import machine_facts
-from ard.cli.bench.common import NetworkBench, ceilings_for, dtype_of, named_network, parse_batches, written
+from ard.cli.bench.common import NetworkBench, ceilings_for, check_json, dtype_of, named_network, parse_batches, written
 from ard.cli.options import print_plan
 from ard.devices import resolve_device
 from ard.table import as_text
@@ -25,6 +25,7 @@ class CeilingsBench(NetworkBench):
         if self.dry_run:
             print_plan({"network": config, "batches": batches, "machine": machine_facts(device)})
             return None
+        check_json(self, "ceilings")
         found = ceilings_for(config, batches, device, rounds=self.rounds)
         body = [
             [one.name, f"{one.rate:.3g}", f"{one.lower_quartile:.3g}", f"{one.upper_quartile:.3g}", one.unit]
@@ -32,4 +33,4 @@ class CeilingsBench(NetworkBench):
         ]
         print(as_text(["what", "median", "lower quartile", "upper quartile", "unit"], body))
         print(f"{dtype_of(device)}, " + ", ".join(f"{key} {value}" for key, value in machine_facts(device).items()))
-        return written(self.json, {"machine": machine_facts(device), "rows": [asdict(one) for one in found]})
+        return written(self, "ceilings", {"machine": machine_facts(device), "rows": [asdict(one) for one in found]})

@@ -6,7 +6,15 @@ from typing import Any
 from ard.analysis.latency import machine_facts
 from ard.bench.collecting import ways
 from ard.bench.contenders import random_batch, random_network
-from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell, timed_alike
+from ard.cli.bench.common import (
+    NetworkBench,
+    ceilings_for,
+    check_json,
+    named_network,
+    parse_batches,
+    time_and_tell,
+    timed_alike,
+)
 from ard.cli.options import print_plan
 from ard.devices import resolve_device
 from ard.errors import require_at_least
@@ -37,6 +45,7 @@ class CollectBench(NetworkBench):
         if self.dry_run:
             print_plan({"network": config, "ways": names, "batches": batches, "machine": machine_facts(device)})
             return None
+        check_json(self, "collect")
         network = random_network(config, device)
         made = {
             size: ways(names, network, random_batch(config, size, device), num_teacher_steps=self.num_teacher_steps)

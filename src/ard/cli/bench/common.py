@@ -16,9 +16,9 @@ from ard.bench.measure import Timed, measure_rows, plain_rows, ratios, rows_tabl
 from ard.cli.options import parse_range
 from ard.devices import DeviceName
 from ard.errors import InputError
-from ard.files import write_json
 from ard.models.backbones import DIT
 from ard.models.transformer import TransformerConfig
+from ard.outputs import Outputs
 from ard.progress import progress_bar
 from ard.table import as_text
 from ard.teacher import load_teacher_card
@@ -40,7 +40,19 @@ PAIRS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkBench:
+class Bench:
+    """The options of every benchmark."""
+
+    json: Path | None = None
+    """Where to write what is measured as JSON."""
+    overwrite: bool = False
+    """Replace a file that is no earlier output of this command, too."""
+    dry_run: bool = False
+    """Print the resolved configuration and do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkBench(Bench):
     """The options of every benchmark of a network."""
 
     model: str = "DiT-S/2"
@@ -49,12 +61,8 @@ class NetworkBench:
     """How many at a time: images, or trajectories; several such as 1,8,32."""
     rounds: int = 7
     """How often everything is timed."""
-    json: Path | None = None
-    """Where to write the rows as JSON."""
     device: DeviceName = "auto"
     """Where to compute."""
-    dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
 
 
 def named_network(model: str) -> TransformerConfig:
@@ -113,12 +121,17 @@ def time_and_tell(
     print(f"floor: {best_flops(ceilings) / 1e12:.3g} TFLOP/s, the best product measured here just before")
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     plain = {"bench": name, "machine": machine, "rows": plain_rows(rows), "ratios": compared}
-    return written(bench.json, {**plain, "ceilings": [asdict(one) for one in ceilings]})
+    return written(bench, name, {**plain, "ceilings": [asdict(one) for one in ceilings]})
 
 
-def written(path: Path | None, result: dict[str, Any]) -> dict[str, Any]:
+def check_json(bench: Bench, name: str) -> None:
+    """InputError unless the benchmark called `name` can write its --json; before it measures."""
+    Outputs(command=f"bench {name}", overwrite=bench.overwrite).check(bench.json)
+
+
+def written(bench: Bench, name: str, result: dict[str, Any]) -> dict[str, Any]:
     """The result, written as JSON where a path is given."""
-    if path:
-        write_json(path, result)
-        print(f"written to {path}")
+    if bench.json:
+        Outputs(command=f"bench {name}").json(bench.json, result)
+        print(f"written to {bench.json}")
     return result

@@ -1,20 +1,19 @@
 """ard bench data: how fast a store is read."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ard.bench.reading import reading_rate
-from ard.cli.bench.common import written
+from ard.cli.bench.common import Bench, check_json, written
 from ard.cli.options import print_plan
 from ard.config import to_plain
 from ard.errors import require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataBench:
+class DataBench(Bench):
     """Read shuffled batches from a store of random 5 x 4 x 32 x 32 float16 trajectories with one thread.
 
     Training DiT-XL/2 needs about 150 trajectories per second and GPU. For instance:
@@ -29,10 +28,6 @@ class DataBench:
     """Trajectories per batch."""
     rounds: int = 15
     """Rounds of 50 batches."""
-    json: Path | None = None
-    """Where to write the rate as JSON."""
-    dry_run: bool = False
-    """Print the resolved configuration and do nothing."""
 
     def run(self) -> dict[str, Any] | None:
         """Make, warm, read, print; what --json writes."""
@@ -40,7 +35,8 @@ class DataBench:
         if self.dry_run:
             print_plan(to_plain(self))
             return None
+        check_json(self, "data")
         torch.set_num_threads(1)
         rate = reading_rate(num=self.num, batch_size=self.batch_size, rounds=self.rounds)
         print(f"{rate.median:,.0f} trajectories/s (slowest {rate.slowest:,.0f}, fastest {rate.fastest:,.0f})")
-        return written(self.json, asdict(rate))
+        return written(self, "data", asdict(rate))

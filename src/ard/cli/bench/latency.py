@@ -5,7 +5,15 @@ from typing import Any
 
 from ard.analysis.latency import machine_facts
 from ard.bench.contenders import contenders, random_batch, random_network
-from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell, timed_alike
+from ard.cli.bench.common import (
+    NetworkBench,
+    ceilings_for,
+    check_json,
+    named_network,
+    parse_batches,
+    time_and_tell,
+    timed_alike,
+)
 from ard.cli.options import print_plan
 from ard.devices import resolve_device
 from ard.errors import require_at_least
@@ -39,6 +47,7 @@ class LatencyBench(NetworkBench):
         if self.dry_run:
             print_plan({"network": config, "models": names, "batches": batches, "machine": machine_facts(device)})
             return None
+        check_json(self, "latency")
         network = random_network(config, device)
         made = {
             size: contenders(names, network, random_batch(config, size, device), history=self.history)

@@ -7,7 +7,7 @@ from ard.analysis.latency import machine_facts
 from ard.bench.contenders import random_network
 from ard.bench.measure import Timed
 from ard.bench.training import Layout, counted_mb, update_macs, updates
-from ard.cli.bench.common import NetworkBench, ceilings_for, named_network, parse_batches, time_and_tell
+from ard.cli.bench.common import NetworkBench, ceilings_for, check_json, named_network, parse_batches, time_and_tell
 from ard.cli.options import parse_choices, print_plan
 from ard.devices import resolve_device
 from ard.errors import InputError, require_at_least
@@ -43,6 +43,7 @@ class TrainBench(NetworkBench):
             plan = {"network": config, "student": self.student, "layouts": layouts, "batches": batches}
             print_plan({**plan, "machine": machine_facts(device)})
             return None
+        check_json(self, "train")
         network = random_network(config, device)
         timed = [
             Timed(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ard.datasets.decoding import read_header, read_picture
+from ard.datasets.picture_file import read_header, read_picture
 from ard.errors import InputError
 
 
