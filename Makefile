@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= --out runs/demo
 
-.PHONY: help setup demo test test-all lint types format clean
+.PHONY: help setup demo test test-all fuzz extras help-texts lint types format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/ready ## make .venv with the pinned versions
 
@@ -28,12 +28,21 @@ test: setup ## the quick tests, in two processes
 test-all: setup ## every test
 	$(BIN)/pytest --numprocesses 2
 
+fuzz: setup ## damage what the commands read and kill them, thousands of times; FUZZ="--kinds json --cases 100"
+	$(BIN)/python -W ignore tests/fuzz $(FUZZ)
+
+extras: setup ## every extra in an environment of its own, which has nothing else
+	$(BIN)/python -W ignore tests/check_extras.py
+
 lint: setup ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: setup ## the strict type checker on the package
 	$(BIN)/mypy
+
+help-texts: setup ## renew what the commands' --help prints, after a change of options
+	$(BIN)/python tests/write_help.py
 
 format: setup ## put the code in shape
 	$(BIN)/ruff check --fix .

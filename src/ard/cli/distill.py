@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ard.analysis.budget import TFLOPS, Workload, budget
+from ard.cli.given import Given, names_in, require_beside
 from ard.cli.options import print_plan, tell, to_plain_dict
 from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
 from ard.datasets.look import Check, look_over
-from ard.datasets.real import USUAL, Columns
+from ard.datasets.real import Columns
 from ard.decoding import require_scale
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
@@ -23,7 +24,7 @@ from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
+from ard.presets import DISTILL_PRESETS, FROM_STORE, ONLINE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
 from ard.teacher import reference_to
 from ard.text import seen_from
@@ -130,7 +131,7 @@ class Distill:
         if self.dry_run:
             cost = budget(self._workload(student, manifest)).plain(TFLOPS)
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
-        if is_finished(self.out, plan):
+        if is_finished(self.out, plan, "student"):
             return print(f"student {self.out} is there already")
         tell(real.summary if self.adversarial and isinstance(real, RealSet) else "")
         student.network.run_block = block_runner(
@@ -170,15 +171,20 @@ class Distill:
         save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
+    def refuse_useless(self, given: Given) -> None:
+        """InputError for an option of a discriminator, or of a teacher at work, where there is none."""
+        if not self.adversarial:
+            require_beside("--adversarial", ["discriminator", *names_in(self.adversary)], given)
+        if not self.online:
+            require_beside("--online", names_in(self.solving), given)
+        if isinstance(self.adversary.real, RealSource):
+            require_beside("--real PATH", ["image_column", "label_column", "check"], given)
+
     def _supply(self, device: torch.device) -> Supply:
         """Where the trajectories come from; InputError unless the options name one source, and only its options."""
         if self.online == (self.trajectories is not None):
             raise InputError("--trajectories and --online are two sources of trajectories; give one of them")
         if self.trajectories is not None:
-            usual = ONLINE if self.solving == ONLINE else find_preset(self.preset).online
-            if changes := differences(to_plain(usual), to_plain(self.solving)):
-                option = changes[0].split()[0].removeprefix("guidance.").replace("_", "-")
-                raise InputError(f"--{option} has no meaning without --online; add it, or leave the option out")
             if self.text:
                 raise InputError(f"--text {self.text} has no meaning with --trajectories, which have their own prompts")
             return stored(self.trajectories, self.teacher, device)
@@ -217,18 +223,14 @@ class Distill:
         """What the discriminator takes for real, opened where it is a path; InputError when it does not fit."""
         path = self.adversary.real
         if isinstance(path, RealSource):
-            if self._columns() != USUAL:
-                raise InputError(f"--image-column and --label-column have no meaning with --real {path}; name a path")
             return path
         if supply.manifest.text:
             raise InputError(f"--real {path} has classes, and the teacher reads text; use --real teacher")
-        look = functools.partial(look_over, columns=self._columns(), check=self.check, classes=True)
+        columns = Columns(image=self.image_column, label=self.label_column)
+        look = functools.partial(look_over, columns=columns, check=self.check, classes=True)
         real = open_real_set(path, supply.manifest, lambda path: look(path).pictures)
         require_scale(real.scale, supply.teacher.latents, of=f"the latents in {path} are scaled", how="make them")
         return real
-
-    def _columns(self) -> Columns:
-        return Columns(image=self.image_column, label=self.label_column)
 
     def _loss(
         self, student: Student, source: TrajectorySource, supply: Supply, real: RealSource | RealSet
@@ -250,9 +252,6 @@ class Distill:
     def _refuse_meaningless_adversary(self, config: StudentConfig) -> None:
         """InputError for an option of the discriminator that has no effect."""
         if not self.adversarial:
-            if changes := differences(to_plain(DISCRIMINATORS["heads"]), to_plain(self.adversary)):
-                option = changes[0].split()[0].removeprefix("heads.").replace("_", "-")
-                raise InputError(f"--{option} has no meaning without --adversarial; add it, or leave the option out")
             return
         if self.train.accumulate > 1:
             raise InputError(
