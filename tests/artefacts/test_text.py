@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
-from ard.training.collapse import probe_from
+from ard.training.collapse import FEWEST_PER_LABEL, probe_from, within_label_spread
 from ard.training.distill import given_by
 from ard.training.loop import TrainConfig
 from ard.trajectories.manifest import load_manifest
@@ -564,9 +565,14 @@ class TestCommands:
     def test_what_a_discriminators_student_is_probed_with_shows_its_own_prompts(self, root: Path) -> None:
         card = load_card(root / "student")
         reader = TrajectoryReader(root / "store", state=card.student.state, num_steps=card.student.num_steps)
-        probe = probe_from(reader, torch.device("cpu"))
+        teacher = load_teacher(root / "teacher", CPU)
+        probe = probe_from(reader, teacher, CPU)
         assert isinstance(probe.condition, Prompts)
-        assert len(probe.labels) > 1
+        assert Counter(probe.labels.tolist()) == dict.fromkeys(range(4), FEWEST_PER_LABEL), "a prompt's spread is seen"
+        wanted = solve_pf_ode(teacher, probe.noise, probe.condition, ode=reader.manifest.ode, kept=(4,)).x_t[:, -1]
+        assert torch.equal(probe.images, wanted)
+        alike = dataclasses.replace(probe, images=probe.images[:1].expand_as(probe.images))
+        assert within_label_spread(probe.images, probe.labels) > 100 * within_label_spread(alike.images, alike.labels)
         wanted = reader.condition(probe.labels)
         assert torch.equal(probe.condition.tokens, wanted.tokens)
         assert torch.equal(probe.condition.mask, wanted.mask)

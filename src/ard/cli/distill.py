@@ -24,10 +24,13 @@ from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISTILL_PRESETS, FROM_STORE, ONLINE, further
+from ard.presets import DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
+from ard.presets.fitted import fit_recipe, tell_recipe
+from ard.presets.preset import Preset
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import reference_to
+from ard.teacher import load_teacher_card, reference_to
 from ard.text import seen_from
+from ard.timegrid import rescaled_indices
 from ard.training.adversarial import (
     AdversarialConfig,
     AdversarialHistory,
@@ -50,7 +53,7 @@ from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.training.real_set import RealSet, known_as, open_real_set
 from ard.training.state import trained_parameters
 from ard.training.teacher_share import TeacherShare
-from ard.trajectories.manifest import Manifest
+from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories
 from ard.trajectories.source import TrajectorySource
 
@@ -140,6 +143,10 @@ class Distill:
             compiled=self.train.compile,
             device=device,
         )
+        if self.resume_from is None:
+            num = find_preset(self.preset).collect.num if self.online else manifest.num
+            network, diffusion = teacher.network.config, teacher.diffusion
+            print(tell_recipe(find_preset(self.preset), network, diffusion, num=num, train=self.train))
         loss_at, companion = self._loss(student, source, supply, real)
         state = train(
             student,
@@ -212,6 +219,7 @@ class Distill:
             wanted = dataclasses.replace(wanted, num_steps=card.student.num_steps)
         if wanted.history_blocks == -1:
             wanted = dataclasses.replace(wanted, history_blocks=card.student.history_blocks)
+        wanted = dataclasses.replace(wanted, prediction=wanted.prediction or card.student.prediction)
         if changes := differences(to_plain(card.student), to_plain(wanted)):
             raise InputError(
                 f"{self.resume_from} has another design than is asked for ({'; '.join(changes)}); leave out --preset "
@@ -242,7 +250,7 @@ class Distill:
         else:
             seed, frozen = self.train.seed, supply.frozen
             real_at = real_samples(real, source, frozen.data, seed=seed)
-            probe = probe_from(source, supply.device)
+            probe = probe_from(source, frozen, supply.device)
             companion = adversary = Adversary(student, frozen, real_at, probe, self.adversary, seed=seed)
             loss_at = adversarial_loss(student_pass(student, source, self.train, self.distill), adversary)
         if isinstance(source, OnlineTrajectories):
@@ -317,6 +325,31 @@ def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet, o
     """The discriminator's options; images are named by what they are, wherever they lie."""
     plain: dict[str, Any] = to_plain(adversary)
     return plain if isinstance(real, RealSource) else {**plain, "real": known_as(real, out)}
+
+
+def fitted_to_teacher(
+    preset: Preset, *, store: str | None, teacher: str | None, iterations: str | None, batch_size: str | None
+) -> dict[str, Any]:
+    """The preset's `train` and `grid` for the teacher that the options name; empty where it cannot be read.
+
+    What is wrong with an option is told when the command runs.
+    """
+    try:
+        manifest = load_manifest(Path(store))[0] if store else None
+        folder = Path(teacher) if teacher else manifest.teacher.folder(Path(store)) if manifest and store else None
+        if folder is None:
+            return {}
+        card = load_teacher_card(folder)
+    except (InputError, OSError):
+        return {}
+    count, size = (int(text) if text and text.isdecimal() and int(text) else None for text in (iterations, batch_size))
+    num = manifest.num if manifest else preset.collect.num
+    recipe = fit_recipe(preset, card.network, card.diffusion, num=num, iterations=count, batch_size=size)
+    steps = manifest.ode.num_teacher_steps if manifest else None
+    return {
+        "train": recipe.train,
+        "grid": rescaled_indices(preset.grid, steps) if preset.grid and steps else preset.grid,
+    }
 
 
 class Design(NamedTuple):

@@ -141,6 +141,7 @@ class Adversary:
             self.discriminator.parameters(), config.discriminator_learning_rate, weight_decay=0.0, fused=_fused(self)
         )
         self.contest = Contest(config.adversarial_form, self.device)
+        self.diversity_before = probe.diversity(student)
         self._values: dict[str, list[Tensor]] = {}
         self._judged: tuple[Judged, Judged] | None = None
 
@@ -195,10 +196,10 @@ class Adversary:
                 f"the discriminator's values are no numbers at update {step}; the last checkpoint, if there is one, is "
                 "kept: try a lower --discriminator-learning-rate, in another --out"
             )
-        values["diversity"] = self.probe.diversity(self.student)
+        values["diversity"] = float(self.probe.diversity(self.student))
         if (count := step - self.config.adversarial_warmup) > 0:
             self.contest.require_open(step=step, count=count)
-            require_diverse(values["diversity"], step=step)
+            require_diverse(values["diversity"], start=float(self.diversity_before), step=step)
         return values
 
     def tensors(self) -> StateDict:
