@@ -1,6 +1,7 @@
 """ard distill: trajectories, stored or made meanwhile, to a student."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from ard.analysis.budget import TFLOPS, Workload, budget
 from ard.cli.given import Given, names_in, require_beside
-from ard.cli.options import print_plan, to_plain_dict
+from ard.cli.options import print_plan, tell, to_plain_dict
 from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
+from ard.datasets.look import Check, look_over
+from ard.datasets.real import Columns
 from ard.decoding import require_scale
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
@@ -47,7 +50,7 @@ from ard.training.distill import (
     student_pass,
 )
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
-from ard.training.real_set import RealSet, open_real_set
+from ard.training.real_set import RealSet, known_as, open_real_set
 from ard.training.state import trained_parameters
 from ard.training.teacher_share import TeacherShare
 from ard.trajectories.manifest import Manifest, load_manifest
@@ -96,6 +99,12 @@ class Distill:
     discriminator: str = "heads"
     """Fills in what follows: heads (ours), authors (as the authors' code has it), r3 (R3GAN's loss)."""
     adversary: AdversarialConfig = field(default_factory=AdversarialConfig)
+    image_column: str = ""
+    """--real PATH: a saved data set's column of images, or the ending of pictures in tars; empty: the only one."""
+    label_column: str = ""
+    """--real PATH: a saved data set's column of classes; empty: the only one."""
+    check: Check = Check.SAMPLE
+    """--real PATH: before the work decode a sample of the pictures and read every header, or decode all."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -127,6 +136,7 @@ class Distill:
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan, "student"):
             return print(f"student {self.out} is there already")
+        tell(real.summary if self.adversarial and isinstance(real, RealSet) else "")
         student.network.run_block = block_runner(
             student.network.blocks,
             recompute=self.train.activation_checkpointing,
@@ -174,6 +184,8 @@ class Distill:
             require_beside("--adversarial", ["discriminator", *names_in(self.adversary)], given)
         if not self.online:
             require_beside("--online", names_in(self.solving), given)
+        if isinstance(self.adversary.real, RealSource):
+            require_beside("--real PATH", ["image_column", "label_column", "check"], given)
 
     def _supply(self, device: torch.device) -> Supply:
         """Where the trajectories come from; InputError unless the options name one source, and only its options."""
@@ -222,7 +234,9 @@ class Distill:
             return path
         if supply.manifest.text:
             raise InputError(f"--real {path} has classes, and the teacher reads text; use --real teacher")
-        real = open_real_set(path, supply.manifest)
+        columns = Columns(image=self.image_column, label=self.label_column)
+        look = functools.partial(look_over, columns=columns, check=self.check, classes=True)
+        real = open_real_set(path, supply.manifest, lambda path: look(path).pictures)
         require_scale(real.scale, supply.teacher.latents, of=f"the latents in {path} are scaled", how="make them")
         return real
 
@@ -301,16 +315,16 @@ class Distill:
                 "ode": to_plain(supply.manifest.ode),
                 "train": self.train,
                 "distill": self.distill,
-                **({"adversary": _plain_adversary(self.adversary, real)} if self.adversarial else {}),
+                **({"adversary": _plain_adversary(self.adversary, real, self.out)} if self.adversarial else {}),
                 **({"start": origin} if origin else {}),
             }
         )
 
 
-def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet) -> dict[str, Any]:
+def _plain_adversary(adversary: AdversarialConfig, real: RealSource | RealSet, out: Path) -> dict[str, Any]:
     """The discriminator's options; images are named by what they are, wherever they lie."""
     plain: dict[str, Any] = to_plain(adversary)
-    return plain if isinstance(real, RealSource) else {**plain, "real": f"{real.identity} ({len(real.labels)})"}
+    return plain if isinstance(real, RealSource) else {**plain, "real": known_as(real, out)}
 
 
 def fitted_to_teacher(
