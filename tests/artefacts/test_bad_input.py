@@ -1,6 +1,7 @@
 """Bad input: exit status 2, one line that says what is wrong and what is allowed, and no file touched."""
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -59,9 +60,9 @@ REFUSALS = {
     "seeds beyond 64 bits": ("sample --student student --seeds 99999999999999999999 --out {new}.png", "--seeds 9999"),
     "no seeds": ("sample --student student --seeds= --out {new}.png", "--seeds"),
     "samples in an unknown format": ("sample --student student --out {new}.jpg", "allowed are a name ending in .png"),
-    "S that does not divide": (
-        "distill --trajectories store --num-steps 5 --out {new}",
-        "5 student steps do not divide the teacher's 12 steps",
+    "S above the teacher's steps": (
+        "distill --trajectories store --num-steps 13 --out {new}",
+        "13 student steps are more than the teacher's 12",
     ),
     "S that the stored grid lacks": (
         "distill --trajectories grid_store --num-steps 3 --out {new}",
@@ -196,7 +197,7 @@ class TestDemo:
             ("--jobs -1", "jobs is -1"),
             ("--teacher-iterations 0", "teacher_iterations is 0"),
             ("--num-evaluation 99", "num_evaluation is 99"),
-            ("--num-steps 5", "5 student steps do not divide"),
+            ("--num-steps 25", "25 student steps are more than the teacher's 24"),
             ("--seed -1", "seed is -1"),
             ("--device cuda", "device cuda is not available"),
         ],
@@ -364,6 +365,9 @@ class TestDamage:
     def test_weights_of_another_network(self, workspace: Path, refused: Refused) -> None:
         weights = (workspace / "teacher" / "model.safetensors").read_bytes()
         (workspace / "student" / "model.safetensors").write_bytes(weights)
+        line = refused("sample", "--student", workspace / "student", "--out", workspace / "new.png")
+        assert "model.safetensors is damaged or was changed: its SHA-256 is not the one" in line
+        edit(workspace / "student" / "config.json", sha256=hashlib.sha256(weights).hexdigest())
         line = refused("sample", "--student", workspace / "student", "--out", workspace / "new.png")
         assert "does not fit its config.json" in line
 

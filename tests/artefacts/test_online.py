@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ard.models.student import StateKind, Student, StudentConfig
+from ard.models.weights import load_config, save_model
 from ard.presets import DISTILL_PRESETS, ONLINE, find_preset
 from ard.presets.digits import DIGITS
 from ard.students import load_card
@@ -23,10 +24,10 @@ from ard.training.distill import DistillConfig, distill_loss
 from ard.training.loop import TrainConfig, learning_rate
 from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import checkpoints
-from ard.trajectories.collect import solve_batch
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online
 from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.solving import solve_batch
 from ard.trajectories.source import Order, TrajectoryBatch
 
 CPU = torch.device("cpu")
@@ -243,7 +244,8 @@ class TestAdversary:
     ) -> None:
         steps = ["--num", 80, "--num-teacher-steps", 12, "--num-steps", 2, "--seed", 3, "--dtype", "float32"]
         made("collect", "--teacher", toys / "teacher", "--out", tmp_path / "store", *steps, "--workers", 1)
-        ours, theirs = (probe_from(source, CPU) for source in (make(toys), reader_of(tmp_path / "store")))
+        teacher = load_teacher(toys / "teacher", CPU)
+        ours, theirs = (probe_from(source, teacher, CPU) for source in (make(toys), reader_of(tmp_path / "store")))
         assert torch.equal(ours.labels, theirs.labels)
         assert torch.equal(ours.noise, theirs.noise)
         torch.testing.assert_close(ours.images, theirs.images)
@@ -285,9 +287,9 @@ REFUSALS = {
         "distill --online --teacher {toys}/teacher --out {new}",
         "every teacher point is there; say how many steps the student has with --num-steps",
     ),
-    "steps that do not divide": (
-        "distill --online --teacher {toys}/teacher --num-steps 5 --out {new}",
-        "5 student steps do not divide the teacher's 24 steps",
+    "more steps than the teacher's": (
+        "distill --online --teacher {toys}/teacher --num-steps 25 --out {new}",
+        "25 student steps are more than the teacher's 24",
     ),
     "a grid beyond the teacher's steps": (
         "distill --online --teacher {toys}/teacher --grid 0 10 15 20 25 --out {new}",
@@ -332,10 +334,10 @@ def test_what_cannot_be_meant_is_refused_in_one_line(
 def test_a_teacher_that_yields_no_number_stops_the_training_in_one_line(
     workspace: Path, tmp_path: Path, complaint: Callable[..., str]
 ) -> None:
-    weights = workspace / "teacher" / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["x_embedder.bias"].fill_(torch.inf)
-    save_file(tensors, weights)
+    teacher = workspace / "teacher"
+    tensors = load_file(teacher / "model.safetensors")
+    tensors["x_embedder.bias"].fill_(1e38)
+    save_model(teacher, "teacher", load_config(teacher, "teacher"), tensors)
     options = ["distill", "--teacher", workspace / "teacher", "--online", "--num-steps", 2, "--device", "cpu"]
     line = complaint(*options, "--out", tmp_path / "new")
     assert "yields infinite or not-a-number float32 states" in line

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,7 +34,7 @@ from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
-from ard.training.collapse import probe_from
+from ard.training.collapse import FEWEST_PER_LABEL, probe_from, within_label_spread
 from ard.training.distill import given_by
 from ard.training.loop import TrainConfig
 from ard.trajectories.manifest import load_manifest
@@ -168,6 +170,12 @@ class TestPrompts:
     def test_the_first_key_wins(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text(json.dumps({"caption": "no", "prompt": "yes"}))
         assert read_prompts(tmp_path / "p.jsonl") == ("yes",)
+
+    @pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
+    def test_a_mark_before_the_first_prompt_is_no_part_of_it(self, name: str, tmp_path: Path) -> None:
+        content = "a cat\n" if name == "p.txt" else json.dumps({"prompt": "a cat"})
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read_prompts(tmp_path / name) == ("a cat",)
 
     def test_a_data_set_on_disk_has_a_column(self, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
@@ -461,6 +469,60 @@ class TestCommands:
         assert torch.equal(reader.condition(reader.labels[4:8]).tokens, given.tokens)
         assert (wanted[0, -1] - wanted[1, -1]).abs().max() > 1e-3
 
+    @pytest.mark.parametrize("model", ["student", "teacher"])
+    def test_prompts_given_now_are_drawn_as_if_they_had_been_encoded_before(
+        self, model: str, root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        drawing = ["sample", f"--{model}", root / model, "--vae", pipeline / "vae", "--device", "cpu"]
+        drawing += ["--num-teacher-steps", 3] if model == "teacher" else []
+        given = ["--prompt", PROMPTS[2], PROMPTS[0], "--text-encoder", pipeline]
+        made(*drawing, *given, "--out", tmp_path / "given.npz")
+        made(
+            *drawing,
+            "--text",
+            root / "text",
+            "--labels",
+            "2,0",
+            "--seeds",
+            "1000000-1000001",
+            "--out",
+            tmp_path / "b.npz",
+        )
+        with np.load(tmp_path / "given.npz") as ours, np.load(tmp_path / "b.npz") as theirs:
+            assert ours["labels"].tolist() == [0, 1]
+            assert np.array_equal(ours["arr_0"], theirs["arr_0"])
+        made(*drawing, *given, "--out", tmp_path / "folder")
+        record = json.loads((tmp_path / "folder/samples.json").read_text())
+        assert record["labels"] == {"0": PROMPTS[2], "1": PROMPTS[0]}
+
+    def test_a_sheet_has_the_prompts_below_its_pictures(
+        self, root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        options = ["--vae", pipeline / "vae", "--seeds", "0-3", "--out", tmp_path / "a.png", "--device", "cpu"]
+        made("sample", "--student", root / "student", *options)
+        with Image.open(tmp_path / "a.png") as page:
+            assert page.height > 2 + 128 + 2, "there is a line of text"
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--prompt", "a cat"], "--prompt needs --text-encoder"),
+            (["--prompt", "a cat", "--text", "TEXT"], "two sources of prompts"),
+            (["--prompt", "a cat", "--text-encoder", "OTHER"], "is not the text encoder that"),
+            (["--prompt", "x" * 10_000, "--text-encoder", "PIPELINE"], "has 10000 characters"),
+            (["--labels", "a red cat"], "'a red cat' is no number or range"),
+        ],
+        ids=["no encoder", "two sources", "another encoder", "too long", "by name"],
+    )
+    def test_prompts_that_cannot_be_drawn_are_refused(
+        self, options: list[str], told: str, root: Path, tmp_path: Path, refused: Made, pipeline: Path
+    ) -> None:
+        save_encoder(tmp_path / "other/text_encoder", tmp_path / "other/tokenizer", seed=1)
+        (tmp_path / "other/model_index.json").write_text((pipeline / "model_index.json").read_text())
+        places = {"TEXT": root / "text", "OTHER": tmp_path / "other", "PIPELINE": pipeline}
+        words = [places.get(word, word) for word in options] + ["--vae", pipeline / "vae"]
+        assert told in refused("sample", "--student", root / "student", *words, "--out", tmp_path / "a.png")
+
     def test_a_student_learns_from_it_and_draws_pictures(
         self, root: Path, tmp_path: Path, made: Made, pipeline: Path, complaint: Made
     ) -> None:
@@ -503,9 +565,14 @@ class TestCommands:
     def test_what_a_discriminators_student_is_probed_with_shows_its_own_prompts(self, root: Path) -> None:
         card = load_card(root / "student")
         reader = TrajectoryReader(root / "store", state=card.student.state, num_steps=card.student.num_steps)
-        probe = probe_from(reader, torch.device("cpu"))
+        teacher = load_teacher(root / "teacher", CPU)
+        probe = probe_from(reader, teacher, CPU)
         assert isinstance(probe.condition, Prompts)
-        assert len(probe.labels) > 1
+        assert Counter(probe.labels.tolist()) == dict.fromkeys(range(4), FEWEST_PER_LABEL), "a prompt's spread is seen"
+        wanted = solve_pf_ode(teacher, probe.noise, probe.condition, ode=reader.manifest.ode, kept=(4,)).x_t[:, -1]
+        assert torch.equal(probe.images, wanted)
+        alike = dataclasses.replace(probe, images=probe.images[:1].expand_as(probe.images))
+        assert within_label_spread(probe.images, probe.labels) > 100 * within_label_spread(alike.images, alike.labels)
         wanted = reader.condition(probe.labels)
         assert torch.equal(probe.condition.tokens, wanted.tokens)
         assert torch.equal(probe.condition.mask, wanted.mask)
@@ -595,7 +662,13 @@ class TestCommands:
         assert torch.equal(ours, torch.from_numpy(np.load(tmp_path / "pictures.npz")["arr_0"]))
         assert found.facts["text_hash"] == load_card(root / "student").text.hash
         made("analyze", "attention", "--student", root / "student", "--num", 4, "--out", tmp_path, "--device", "cpu")
-        assert json.loads((tmp_path / "attention.json").read_text())["rows"]
+        own = json.loads((tmp_path / "attention.json").read_text())["rows"]
+        moved = root.rename(tmp_path / "moved")  # With its prompts apart, as where a student was handed on.
+        (moved / "text").rename(tmp_path / "text")
+        words = ["analyze", "attention", "--student", moved / "student", "--text", tmp_path / "text", "--num", 4]
+        made(*words, "--out", tmp_path / "again", "--device", "cpu")
+        again = json.loads((tmp_path / "again/attention.json").read_text())["rows"]
+        assert [row["share"] for row in again] == [row["share"] for row in own]
 
     @pytest.mark.parametrize(
         ("words", "told"),
@@ -654,6 +727,17 @@ class TestExport:
 
         return load
 
+    def test_embeddings_draw_the_pictures_of_their_prompts(
+        self, loaded: Callable[..., ARDPipeline], tmp_path: Path
+    ) -> None:
+        pipe = loaded()
+        given = EncodedText(tmp_path / "elsewhere/text").condition(torch.arange(2))
+        noise = noise_for_seeds(range(2), (4, 8, 8))
+        wanted = pipe(prompt=given, latents=noise, output_type="latent").images
+        for tokens, mask in ((given.tokens, given.mask), (given.tokens.float().numpy(), given.mask.long().numpy())):
+            embeddings = {"prompt_embeds": tokens, "prompt_attention_mask": mask}
+            assert torch.equal(pipe(**embeddings, latents=noise, output_type="latent").images, wanted)
+
     def test_prompts_draw_what_ard_sample_draws_to_the_bit(
         self,
         root: Path,
@@ -670,7 +754,8 @@ class TestExport:
         generators = [torch.Generator().manual_seed(seed) for seed in self.SEEDS]
         pictures = np.stack([np.asarray(one) for one in pipe(prompt=PROMPTS, generator=generators).images])
         assert np.array_equal(pictures, np.load(tmp_path / "s.npz")["arr_0"])
-        assert (folder / "samples.png").read_bytes() == (tmp_path / "s.png").read_bytes()
+        with Image.open(folder / "samples.png") as ours, Image.open(tmp_path / "s.png") as theirs:
+            assert np.array_equal(np.asarray(ours), np.asarray(theirs))
         index = json.loads((folder / "model_index.json").read_text())
         assert index["text_encoder"] == ["transformers", "T5EncoderModel"]
         assert index["tokenizer"][0] == "transformers"
@@ -727,6 +812,16 @@ class TestExport:
         narrow = padded([torch.zeros(2, 9)], null=torch.zeros(1, 9), length=3)
         for words, told in (
             ({"prompt": "a cat"}, "has no text encoder: give one to ard export with --text-encoder"),
+            ({"prompt": 3}, "prompt is 3; a text, a list of them, or encoded prompts are expected"),
+            ({"prompt": ["a cat", 3]}, r"prompt is \['a cat', 3\]; a text, a list of them"),
+            ({"prompt_embeds": torch.ones(2, 3)}, "prompt_embeds is 2 x 3; this student needs prompts x tokens x 10"),
+            ({"prompt_embeds": torch.ones(1, 3, 9)}, "prompt_embeds is 1 x 3 x 9; this student needs"),
+            (
+                {"prompt_embeds": torch.ones(1, 3, 10), "prompt_attention_mask": torch.ones(1, 2)},
+                "prompt_attention_mask is 1 x 2; a row for each of 1 prompts is needed",
+            ),
+            ({"prompt": "a cat", "prompt_embeds": torch.ones(1, 3, 10)}, "are two prompts; give one of them"),
+            ({"prompt": "a cat", "negative_prompt": "blurry"}, "guidance is learned, with the teacher's scale 4.5"),
             ({"prompt": []}, "prompt is empty; this student reads text"),
             ({"class_labels": 1}, "reads text, it has no classes: give prompt in place of class_labels"),
             ({"prompt": narrow}, "the prompts have text of width 9, and this student reads 10"),

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from ard.bench.reading import reading_rate
 from ard.cli.bench.common import Bench, check_json, written
 from ard.cli.options import print_plan
@@ -35,7 +37,7 @@ class DataBench(Bench):
             print_plan(to_plain(self))
             return None
         check_json(self, "data")
-        with one_thread():
+        with one_thread(torch.device("cpu")):
             rate = reading_rate(num=self.num, batch_size=self.batch_size, rounds=self.rounds)
         print(f"{rate.median:,.0f} trajectories/s (slowest {rate.slowest:,.0f}, fastest {rate.fastest:,.0f})")
         return written(self, "data", asdict(rate))
