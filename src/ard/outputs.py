@@ -94,6 +94,20 @@ def require_folder(folder: Path, *, size: int = 0) -> None:
     _require_space(_require_place(folder.resolve(), folder), folder, size)
 
 
+def require_own_folder(folder: Path, record: str, *names: str) -> None:
+    """InputError unless a folder can be written, and files of these names in it are those of an earlier run.
+
+    A command that runs others keeps a `record` of them; where that is missing, the files are somebody else's.
+    """
+    require_folder(folder)
+    there = [name for name in names if (folder / name).exists()]
+    if there and not (folder / record).exists():
+        raise InputError(
+            f"{folder / there[0]} is there already, and no {record} that says that it is an earlier run's; choose "
+            "another --out"
+        )
+
+
 def size_of(*folders: Path | None) -> int:
     """The bytes below folders that may be missing: so much less has to be written to complete them."""
     files = (file for folder in folders if folder and folder.is_dir() for file in folder.rglob("*") if file.is_file())
@@ -131,7 +145,7 @@ def _require_place(folder: Path, named: Path) -> Path:
 
 def _require_space(there: Path, named: Path, size: int) -> None:
     free = shutil.disk_usage(there).free
-    if size and size + RESERVE > free:
+    if size > 0 and size + RESERVE > free:
         raise InputError(
             f"{named} will need about {size / 1e9:.3g} GB, and its disk has {free / 1e9:.3g} GB left; free some or "
             "choose another place"

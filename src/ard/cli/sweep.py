@@ -10,6 +10,7 @@ from ard.figures import require_matplotlib
 from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
+from ard.outputs import require_own_folder
 from ard.processes import only_worker
 from ard.references import MIN_SAMPLES, references_in, require_data
 from ard.sweep import HEADER, Place, body_of, run_sweep
@@ -101,6 +102,7 @@ class Sweep:
             names = [f"{cell.design.name}-seed{cell.seed}, rate to be tuned" if tuned else cell.name for cell in cells]
             trials = [cell.name for cell in grid.trials(depth)] if tuned else []
             return print_plan({"grid": grid, "place": place, "trials": trials, "students": names})
+        require_own_folder(self.out, "stages.json", "results.json", "table.md", "sweep.svg")
         with only_worker(self.out):
             results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
         print(as_text(HEADER, body_of(results)))
