@@ -13,7 +13,8 @@ from PIL import Image
 from ard.errors import InputError
 from ard.files import write_atomically
 from ard.marks import is_marked, npz_mark
-from ard.outputs import Outputs, require_file, require_folder
+from ard.outputs import Outputs
+from ard.places import require_file, require_folder
 
 Refused = Callable[..., str]
 Made = Callable[..., str]

@@ -8,7 +8,7 @@ from ard.cli.options import print_plan
 from ard.demo import DemoConfig, plan, run_demo
 from ard.devices import DeviceName
 from ard.errors import InputError
-from ard.outputs import require_own_folder
+from ard.places import require_own_folder
 
 
 @dataclass(frozen=True, kw_only=True)

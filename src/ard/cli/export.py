@@ -7,7 +7,7 @@ from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.export import Export as Plan
 from ard.export import export_identity, is_exported, make_pipeline, num_bytes, plan_export, write_export
-from ard.outputs import require_folder
+from ard.places import require_folder
 
 
 @dataclass(frozen=True, kw_only=True)

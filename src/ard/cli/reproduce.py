@@ -9,7 +9,7 @@ from ard.cli.options import print_plan
 from ard.config import differences, to_plain
 from ard.devices import DeviceName
 from ard.errors import InputError
-from ard.outputs import require_own_folder
+from ard.places import require_own_folder
 from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
 from ard.reproduce.tiny import TinyConfig, plan, run_tiny
 
@@ -46,6 +46,11 @@ class Reproduce:
     dry_run: bool = False
     """Print the commands, what they need and what they cost, and do nothing."""
 
+    @property
+    def folder(self) -> Path:
+        """Where everything lies."""
+        return self.out or Path("runs") / f"reproduce-{self.scale}"
+
     def run(self) -> None:
         """Run what is missing."""
         if self.jobs < 0:
@@ -55,7 +60,7 @@ class Reproduce:
             raise InputError(
                 f"--scale {self.scale} does not take {changed[0]}; see which scale an option names in --help"
             )
-        out = self.out or Path("runs") / f"reproduce-{self.scale}"
+        out = self.folder
         if not self.dry_run:
             require_own_folder(out, "stages.json", "report.md")
         match self.scale:

@@ -14,7 +14,7 @@ from ard.errors import InputError
 from ard.files import remove_leftovers
 from ard.models.transformer import condition_name
 from ard.models.weights import StateDict
-from ard.outputs import require_folder
+from ard.places import require_folder
 from ard.published import Choice, read_published
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ard.config import differences, to_plain
 from ard.errors import InputError
 from ard.files import remove_leftovers
-from ard.outputs import require_folder, size_of
+from ard.places import require_folder, size_of
 from ard.progress import say
 from ard.sharded.shard import DamagedShardError, OtherSizeError, write_shard
 from ard.sharded.store import (
