@@ -116,4 +116,5 @@ def test_latents_of_three_channels_are_no_pixels(
     made("collect", "--teacher", teacher, "--out", store, *collecting)
     made("distill", "--trajectories", store, "--out", student, "--iterations", 2, "--batch-size", 4, "--device", "cpu")
     made("sample", "--student", student, "--seeds", "0-1", "--out", tmp_path / "grid.png", "--device", "cpu")
-    assert Image.open(tmp_path / "grid.png").height >= 16  # Each latent makes two pixels.
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.height >= 16  # Each latent makes two pixels.
