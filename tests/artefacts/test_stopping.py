@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ard import stopping
 from ard.stopping import DOUBLE, Stopped, stopping_at_once
 from ard.teacher import load_teacher
-from ard.training.loop import TrainConfig, read_log, train
+from ard.training.log import read_log
+from ard.training.loop import TrainConfig, train
 from ard.training.state import checkpoints
 from ard.trajectories.collect import collect
 from ard.trajectories.manifest import load_manifest
