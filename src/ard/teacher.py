@@ -24,12 +24,12 @@ from ard.diffusion import (
     ddim_step,
     solver_output,
 )
-from ard.errors import InputError
+from ard.errors import InputError, require_at_most
 from ard.files import followed
 from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
-from ard.models.weights import StateDict, fingerprint, load_config, load_model, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_model, require_room, save_model
 from ard.types import Latents, Times, Trajectory
 
 
@@ -63,6 +63,9 @@ class Guidance:
 _ROUNDING = 1e-6  # A time such as 1 - 7/10 is not quite 0.3, and in float32 another number again.
 
 
+MAX_TIMES = 100_001
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ode:
     """How the teacher's PF-ODE is solved; together with a teacher, a seed and a condition it decides a trajectory."""
@@ -71,6 +74,12 @@ class Ode:
     """The teacher's own grid, noise first."""
     solver: Solver
     guidance: Guidance
+
+    def __post_init__(self) -> None:
+        """Refuse times that do not fall from noise to image."""
+        require_at_most(MAX_TIMES, {"the number of times": len(self.times)})
+        if len(self.times) < 2 or not all(a > b for a, b in pairwise(self.times)):
+            raise InputError(f"times {str(self.times)[:60]} must fall from noise to image")
 
     @property
     def num_teacher_steps(self) -> int:
@@ -272,6 +281,7 @@ def load_teacher_card(folder: Path) -> TeacherCard:
 def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
     card = load_teacher_card(folder)
+    require_room(folder, depth=card.network.depth, width=card.network.width)
     network = build_network(card.network).eval().requires_grad_(False)
     load_model(network, folder)
     identity = teacher_hash(card, network.state_dict())
