@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Literal
 
@@ -40,6 +41,17 @@ def resolve_device(name: DeviceName) -> torch.device:
     return torch.device(kind, gpu)
 
 
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Networks that are made in the block are in float32, whatever torch's default type is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Bf16 where a GPU has it; None elsewhere, where it is slower than fp32 on most machines."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
@@ -65,6 +77,18 @@ def require_compiler(device: torch.device) -> None:
         raise InputError(
             f"compiling needs {what}, which is not there; install it or leave out --compile (or --speed compiled)"
         )
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """One thread on a CPU while the block runs, whatever it was before: the bits of a sum depend on their number."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def default_workers(device: torch.device) -> int:

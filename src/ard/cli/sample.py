@@ -24,7 +24,7 @@ from ard.cli.sample_job import Job, Models
 from ard.config import fingerprint_of, to_plain
 from ard.decoding import find_autoencoder, load_decoder, space_of_student, space_of_teacher
 from ard.devices import DeviceName, resolve_device
-from ard.diffusion import Solver, TimeSpacing
+from ard.diffusion import Solver
 from ard.errors import InputError, require_at_least
 from ard.fast_sampling import Speed
 from ard.models.autoencoder import AutoencoderCard
@@ -33,6 +33,7 @@ from ard.pictures import Pixels, SampleOutput, sample_output
 from ard.presets.preset import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.seeds import in_words
+from ard.spacing import TimeSpacing
 from ard.students import StudentCard, load_student
 from ard.teacher import Guidance, load_teacher, load_teacher_card, plan_ode
 

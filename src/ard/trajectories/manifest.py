@@ -74,10 +74,8 @@ class Manifest(ShardedManifest):
             raise InputError(f"dtype is {self.dtype}; allowed: {', '.join(DTYPES)}")
         if not self.states:
             raise InputError(f"states is empty; allowed: {', '.join(StateKind)}")
-        if len(self.kept) < 2 or list(self.kept) != [
-            point for point in range(len(self.ode.times)) if point in set(self.kept)
-        ]:
-            last = self.ode.num_teacher_steps
+        last, kept = self.ode.num_teacher_steps, set(self.kept)
+        if len(kept) < 2 or list(self.kept) != [point for point in range(last + 1) if point in kept]:
             raise InputError(f"kept is {str(self.kept)[:60]}; rising points from 0 to {last} are needed")
 
     @property
