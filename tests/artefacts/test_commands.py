@@ -350,7 +350,9 @@ class TestGrid:
             require_one_shape([Path("a"), Path("b"), Path("c")], [card, card, other])
 
 
-NOT_THERE = r"is no (teacher|student|trajectory store|file or folder here|folder of pictures)|does not exist"
+NOT_THERE = (
+    r"is no (teacher|student|autoencoder|trajectory store|file or folder here|folder of pictures)|does not exist"
+)
 
 
 def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:
