@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ard.config import later
-from ard.errors import InputError, require_at_least
+from ard.draws import normal, uniform
+from ard.errors import InputError, require_at_least, require_at_most
 from ard.spacing import TimeSpacing, flow_times, vp_times
 from ard.types import Latents, Times
 from ard.vp_table import BetaSchedule, alpha_sigma_at, vp_table
@@ -91,6 +92,7 @@ class Diffusion:
     def __post_init__(self) -> None:
         """Refuse numbers that make no noise process."""
         require_at_least(1, {"num_train_steps": self.num_train_steps})
+        require_at_most(1_000_000, {"num_train_steps": self.num_train_steps})
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(f"beta_start {self.beta_start} and beta_end {self.beta_end} must rise between 0 and 1")
 
@@ -211,12 +213,12 @@ class Diffusion:
 
         The last share makes sure that the first solver step, which starts at t = 1, has been trained.
         """
-        uniform = torch.rand(batch, generator=generator)
+        even = uniform((batch,), generator=generator)
         if self.kind is DiffusionKind.VP:
-            return (uniform * self.num_train_steps).floor() + 1
-        normal = torch.sigmoid(1.2 * torch.randn(batch, generator=generator))
-        which = torch.rand(batch, generator=generator)
-        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, uniform, normal))
+            return (even * self.num_train_steps).floor() + 1
+        logit_normal = torch.sigmoid(1.2 * normal((batch,), generator=generator))
+        which = uniform((batch,), generator=generator)
+        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, even, logit_normal))
 
 
 def ddim_step(diffusion: Diffusion, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:
