@@ -165,7 +165,7 @@ def read_autoencoder(given: Path) -> AutoencoderCard:
 
 def require_package() -> None:
     """MissingExtraError when diffusers is missing, which a long run then learns at its start."""
-    _diffusers()
+    _autoencoder_class()
 
 
 @offline()
@@ -174,10 +174,10 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
 
     InputError when it lacks a tensor, which would be drawn at random.
     """
-    card, diffusers = read_autoencoder(folder), _diffusers()
+    card, kind = read_autoencoder(folder), _autoencoder_class()
     try:
         with quietly():
-            network, found = diffusers.AutoencoderKL.from_pretrained(
+            network, found = kind.from_pretrained(
                 card.folder,
                 local_files_only=True,
                 **telling(card.weights),
@@ -247,7 +247,10 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
     return from_plain(_Config, {field.name: known[field.name] for field in fields(_Config)}, where=str(path))
 
 
-def _diffusers() -> Any:
+@offline()
+def _autoencoder_class() -> Any:
+    """Asked for inside, because diffusers imports its parts when they are asked for."""
     with importing("diffusers", "latent"):
         import diffusers
-    return diffusers
+
+        return diffusers.AutoencoderKL
