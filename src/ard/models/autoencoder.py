@@ -165,7 +165,7 @@ def read_autoencoder(given: Path) -> AutoencoderCard:
 
 def require_package() -> None:
     """MissingExtraError when diffusers is missing, which a long run then learns at its start."""
-    _autoencoder_class()
+    diffusers_package()
 
 
 @offline()
@@ -174,7 +174,9 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
 
     InputError when it lacks a tensor, which would be drawn at random.
     """
-    card, kind = read_autoencoder(folder), _autoencoder_class()
+    card, package = read_autoencoder(folder), diffusers_package()
+    with importing("diffusers", "latent"):  # It imports its parts when they are asked for.
+        kind = package.AutoencoderKL
     try:
         with quietly():
             network, found = kind.from_pretrained(
@@ -247,10 +249,8 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
     return from_plain(_Config, {field.name: known[field.name] for field in fields(_Config)}, where=str(path))
 
 
-@offline()
-def _autoencoder_class() -> Any:
-    """Asked for inside, because diffusers imports its parts when they are asked for."""
+def diffusers_package() -> Any:
+    """The package; MissingExtraError without it."""
     with importing("diffusers", "latent"):
         import diffusers
-
-        return diffusers.AutoencoderKL
+    return diffusers
