@@ -13,6 +13,7 @@ from ard.extras import importing
 from ard.file_kinds import TRANSFORMERS_STEMS
 from ard.files import read_json, sha256_of
 from ard.models.pretrained_folder import BAD_FILES, find_weights, first_line, telling
+from ard.models.weights import require_finite
 from ard.offline import offline, quietly
 
 SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
@@ -61,6 +62,8 @@ def load_pretrained(
     if wrong:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{folder} lacks {names}, or has it in another shape; give {option} a whole folder")
+    if not quantised:
+        require_finite(model.state_dict(), folder)
     model = model.eval().requires_grad_(False)
     return model if quantised else model.to(dtype).to(device)  # Weights of few bits stay what and where they are.
 
