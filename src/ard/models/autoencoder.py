@@ -175,10 +175,12 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
 
     InputError when it lacks a tensor, which would be drawn at random.
     """
-    card, diffusers = read_autoencoder(folder), diffusers_package()
+    card, package = read_autoencoder(folder), diffusers_package()
+    with importing("diffusers", "latent"):  # It imports its parts when they are asked for.
+        kind = package.AutoencoderKL
     try:
         with quietly():
-            network, found = diffusers.AutoencoderKL.from_pretrained(
+            network, found = kind.from_pretrained(
                 card.folder,
                 local_files_only=True,
                 **telling(card.weights),

@@ -95,13 +95,15 @@ def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
         ):
             if not is_there:  # It would be taken for a file of another kind, and that told.
                 raise MissingExtraError(name, extra)
+    with importing("transformers", extra):  # It imports its parts when they are asked for.
+        whole, own, bare = package.AutoTokenizer, package.T5TokenizerFast, package.PreTrainedTokenizerFast
     try:
         with quietly():
             if (folder / "tokenizer_config.json").is_file():
-                return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                return whole.from_pretrained(folder, local_files_only=True)
             if there == [SENTENCEPIECE]:
-                return package.T5TokenizerFast.from_pretrained(folder, local_files_only=True)
-            return package.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+                return own.from_pretrained(folder, local_files_only=True)
+            return bare(tokenizer_file=str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 the tokenizers' own errors have no class but this
         raise InputError(f"{folder} has no tokenizer: {first_line(error)}; give {option} a whole folder") from None
 
