@@ -55,6 +55,8 @@ class TeacherImport:
     None: by its options, else one row is for no class."""
     latent_size: int | None = None
     """Side of the latents of a checkpoint that lacks its table of positions."""
+    lora: Path | None = None
+    """A LoRA adapter of peft or diffusers, file or folder, which is merged into the weights."""
     vae: Path | None = None
     """Folder of the autoencoder of its latents, whose scale, shift and place the teacher then records. None: that of a
     pipeline's folder."""
@@ -105,6 +107,7 @@ class TeacherImport:
             weights_key=self.weights_key,
             num_classes=self.num_classes,
             latent_size=self.latent_size,
+            lora=self.lora,
             vae=self.vae,
         )
 
