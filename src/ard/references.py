@@ -1,6 +1,6 @@
 """What evaluation compares with, made when missing and kept: a classifier and two independent teacher batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from ard.evaluation.evaluate import (
     Row,
     classes,
     make_judge,
+    row_of_others,
     student_row,
     teacher_row,
     untrained_row,
@@ -39,6 +40,7 @@ from ard.progress import progress_bar
 from ard.students import StudentCard, check_teacher, find_text, load_student
 from ard.teacher import Ode, Teacher, load_teacher, load_teacher_card
 from ard.text import EncodedText
+from ard.timegrid import uniform_indices
 from ard.training.loop import TrainConfig, train
 from ard.training.randomness import batch_ids
 from ard.training.real_set import open_real_set
@@ -302,17 +304,52 @@ class Evaluation:
     """The noise floor of the distance to the real images."""
 
 
+Others = Mapping[str, Latents]
+"""Images in the teacher's kind of state that are no model's from the evaluation noises, by what they are called."""
+
+
 def evaluate_students(
     folders: Sequence[Path], teacher_folder: Path, references: References, *, device: torch.device, batch_size: int
 ) -> Evaluation:
     """Rows for the teacher, for its untrained run with each student's number of steps, and for every student."""
     comparison = prepare_comparison(folders, teacher_folder, references, device=device)
+    return evaluation_of(comparison, teacher_folder, batch_size=batch_size)
+
+
+def evaluation_of(
+    comparison: Comparison, teacher_folder: Path, *, batch_size: int, others: Others | None = None
+) -> Evaluation:
+    """Rows for the teacher, its untrained runs, every student of a comparison, and others without noises."""
     results = list(teacher_rows(comparison, teacher_folder, batch_size=batch_size))
     for student, card in comparison.students:
         batch = comparison.evaluation_batch(card)
         results.append(student_row(comparison.judge, student, card, batch, batch_size=batch_size))
-    images = [images[:SHOWN] for _, images in results]
-    return Evaluation([row for row, _ in results], images, comparison.judge.real_floor)
+    results += [(row_of_others(comparison.judge, x, model=model), x) for model, x in (others or {}).items()]
+    shown = [images[:SHOWN] for _, images in results]
+    return Evaluation([row for row, _ in results], shown, comparison.judge.real_floor)
+
+
+def compare_teacher(
+    teacher_folder: Path, ode: Ode, references: References, *, text: EncodedText | None, device: torch.device
+) -> Comparison:
+    """A comparison without students: of a teacher that is solved as `ode` says, and of others."""
+    teacher = load_teacher(teacher_folder, device)
+    judge = prepare_judge(teacher, teacher_folder, ode, references, text=text, device=device)
+    return Comparison(teacher=teacher, ode=ode, students=[], judge=judge, references=references)
+
+
+def images_of_store(store: Path, *, num: int) -> Latents:
+    """The last states of at most `num` trajectories of a store, evenly spread."""
+    manifest, _ = load_manifest(store)
+    reader = TrajectoryReader(store, state=manifest.states[0], num_steps=1)
+    return reader.read(torch.tensor(evenly_spread(manifest.num, num))).states[:, -1].float()
+
+
+def images_of_pictures(path: Path, manifest: Manifest, *, num: int) -> Latents:
+    """At most `num` of the pictures or encoded latents at a path, evenly spread, in the trajectories' kind of state."""
+    found = open_real_set(path, manifest)
+    rows = torch.tensor(evenly_spread(len(found.labels), num))
+    return found.draw(rows, torch.Generator().manual_seed(0)).float()
 
 
 def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: int) -> Iterator[tuple[Row, Latents]]:
@@ -320,9 +357,15 @@ def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: in
     judge, facts = comparison.judge, load_teacher_card(teacher_folder)
     iterations, seconds = facts.iterations or 0, facts.seconds or 0.0
     yield teacher_row(judge, comparison.ode, iterations=iterations, seconds=seconds), judge.paired
-    for tau in sorted({card.tau for _, card in comparison.students}, key=len):
+    usual = {times_of(comparison.ode, steps) for steps in (1, 2, 4) if steps <= comparison.ode.num_teacher_steps}
+    for tau in sorted({card.tau for _, card in comparison.students} or usual, key=len):
         few = replace(comparison.ode, times=tau)
         yield untrained_row(judge, comparison.teacher, few, batch_size=batch_size)
+
+
+def times_of(ode: Ode, num_steps: int) -> tuple[float, ...]:
+    """The times of an evenly spaced run with fewer steps."""
+    return tuple(ode.times[index] for index in uniform_indices(ode.num_teacher_steps, num_steps))
 
 
 def read_batch(store: Path, card: StudentCard, *, num: int) -> TrajectoryBatch:

@@ -94,9 +94,9 @@ def _legend(report: Report) -> str:
         f"<p>The noise floor of <b>FD teacher</b> is <b>{report.rows[0].scores.fd_floor:.2f}</b>: two independent "
         f"batches of the teacher's samples; that of <b>FD real</b> is <b>{number(report.real_floor):.1f}</b>: half of "
         "the real images against the other half. FD is the Fréchet distance on the features of a small classifier; it "
-        "is not FID. NFE: network evaluations per image, guidance counts twice. Paired MSE: to the teacher's sample from the "
-        "same noise. Precision and recall: against the real images, k = 3. Behind ±: half the range over training "
-        "seeds.</p>"
+        "is not FID. NFE: network evaluations per image, guidance counts twice. Paired MSE: to the teacher's sample "
+        "from the same noise. Precision and recall: against the real images, k = 3. Behind ±: half the range over "
+        "training seeds.</p>"
     )
 
 
