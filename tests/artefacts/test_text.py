@@ -670,6 +670,16 @@ class TestCommands:
         again = json.loads((tmp_path / "again/attention.json").read_text())["rows"]
         assert [row["share"] for row in again] == [row["share"] for row in own]
 
+    def test_its_students_have_numbers(self, root: Path, tmp_path: Path, made: Made) -> None:
+        words = ["--student", root / "student", "--num", 100, "--device", "cpu"]
+        told = made("evaluate", *words, "--json", tmp_path / "numbers.json")
+        assert "on features of the teacher's block" in told
+        rows = json.loads((tmp_path / "numbers.json").read_text())["rows"]
+        assert [row["model"] for row in rows] == ["teacher", "untrained", "ard"]
+        assert rows[2]["paired_mse"] > rows[0]["paired_mse"] == 0
+        assert "k = 1" in made("analyze", "errors", *words, "--out", tmp_path / "errors")
+        assert "GMAC" in made("analyze", "pareto", *words, "--rounds", 1, "--out", tmp_path / "pareto")
+
     @pytest.mark.parametrize(
         ("words", "told"),
         [

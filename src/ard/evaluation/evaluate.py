@@ -21,7 +21,7 @@ from ard.sampling import sample
 from ard.students import StudentCard
 from ard.teacher import Ode, Teacher, solve_pf_ode
 from ard.trajectories.source import TrajectoryBatch
-from ard.types import Labels, Latents, OtherFeatures, RealImages, States, Trajectory
+from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, States, Trajectory
 
 Conditions = Callable[[Labels], Condition]
 """What labels ask for: `classes`, or the prompts of a text by their numbers."""
@@ -115,7 +115,7 @@ class Judge:
     labels: Labels
     conditions: Conditions
     """What labels ask for."""
-    reference: OtherFeatures
+    reference: Features
     """Of the teacher's independent batch."""
     floor: float
     real_floor: float | None

@@ -5,7 +5,7 @@ A number says which (`name`): only numbers of one space compare.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class FeatureKind(StrEnum):
     PIXELS = "pixels"  # The states themselves, averaged to at most 512 values.
 
 
+@runtime_checkable
 class FeatureSpace(Protocol):
     """A fixed function of images."""
 
