@@ -4,7 +4,6 @@ The pipelines guide all latent channels.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ard.models.weights import StateDict, require_finite
 from ard.published import dit_folder, pixart_folder
 from ard.published.adapter import FILES, merged_with, refuse_adapters
 from ard.published.checkpoint import is_published
+from ard.published.class_names import names_by_label
 from ard.published.scheduler import DITS_OWN, read_scheduler
 from ard.published.settings import require
 from ard.published.tensors import SCALING_FACTOR, Brought, Published, read_tensors
@@ -41,7 +41,8 @@ def read_folder(folder: Path, lora: Path | None = None) -> Published:
         dropped=dropped,
         scaling_factor=_scaling_factor(vae, network),
         vae=None if vae is None else os.fspath(vae.resolve()),
-        class_names=_class_names(index or {}, network.num_classes),
+        class_names=names_by_label(index or {}, network.num_classes)
+        or names_by_label(read_json(transformer / "config.json"), network.num_classes),
         shift_factor=_shift_factor(vae),
         max_tokens=MAX_TOKENS.get(str((index or {}).get("_class_name"))),
         notes=(*notes, *told, *schedule.notes),
@@ -142,9 +143,3 @@ def _shift_factor(vae: Path | None) -> float | None:
     if not isinstance(shift, float | int | None):
         raise InputError(f"{path}: shift_factor is {shift!r}; a number is expected")
     return None if shift is None else float(shift)
-
-
-def _class_names(index: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-    """The pipeline's id2label by label, "" for one that it leaves out; empty without a map."""
-    names = index.get("id2label")
-    return tuple(str(names.get(str(label), "")) for label in range(num_classes)) if isinstance(names, dict) else ()
