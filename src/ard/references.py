@@ -3,25 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from ard.condition import Condition, Prompts, padded
-from ard.config import fingerprint_of, to_plain
-from ard.datasets import ImageData, load_data
 from ard.decoding import space_of_teacher
 from ard.devices import default_workers
 from ard.errors import InputError
-from ard.evaluation.classifier import (
-    TrainedClassifier,
-    classifier_loss,
-    held_out_accuracy,
-    load_classifier,
-    new_classifier,
-)
 from ard.evaluation.evaluate import (
-    Conditions,
     Judge,
     Row,
     classes,
@@ -32,17 +20,15 @@ from ard.evaluation.evaluate import (
     untrained_row,
 )
 from ard.evaluation.feature_pass import evenly_spread
-from ard.evaluation.feature_space import FeatureKind, FeatureSpace, StateFeatures, TeacherFeatures
+from ard.evaluation.feature_space import FeatureKind
+from ard.measuring import make_space, real_data
 from ard.models.student import StateKind, Student
-from ard.models.transformer import TransformerConfig
-from ard.models.weights import save_model
+from ard.processes import working_in
 from ard.progress import progress_bar
 from ard.students import StudentCard, check_teacher, find_text, load_student
 from ard.teacher import Ode, Teacher, load_teacher, load_teacher_card
 from ard.text import EncodedText
 from ard.timegrid import uniform_indices
-from ard.training.loop import TrainConfig, train
-from ard.training.randomness import batch_ids
 from ard.training.real_set import open_real_set
 from ard.trajectories.collect import collect, plan_store
 from ard.trajectories.manifest import Manifest, load_manifest
@@ -53,7 +39,6 @@ from ard.types import Latents
 EVALUATION_SEED = 10_000_000  # Far from the seeds that training uses.
 REFERENCE_SEED = 20_000_000
 MIN_SAMPLES = 100  # Fewer say nothing about 64 features.
-MOST_REAL = 10_000  # Real images of a path that are compared with.
 SHOWN = 16  # How many noises the pictures show.
 
 
@@ -85,74 +70,6 @@ def references_in(
         features=features,
         real=real,
     )
-
-
-class RealData(NamedTuple):
-    """Real images in the teacher's kind of state, and what they are called."""
-
-    name: str
-    data: ImageData
-
-
-def real_data(teacher: Teacher, manifest: Manifest, path: Path | None) -> RealData | None:
-    """The images at `path`, or the teacher's data set; None for an imported teacher without a path.
-
-    At most `MOST_REAL` of the images at a path, evenly spread. InputError when they do not fit the trajectories.
-    """
-    if path is None:
-        return RealData(teacher.data, load_data(teacher.data)) if teacher.data is not None else None
-    real = open_real_set(path, manifest)
-    rows = torch.tensor(evenly_spread(len(real.labels), MOST_REAL))
-    images = real.draw(rows, torch.Generator().manual_seed(0)).float()
-    name = f"{fingerprint_of(real.identity)} ({len(real.labels)} images)"
-    return RealData(name, ImageData(images, real.labels[rows], manifest.num_classes))
-
-
-def make_space(
-    references: References, teacher: Teacher, real: RealData | None, conditions: Conditions, *, pictures: bool
-) -> FeatureSpace:
-    """What the references are measured on; InputError for a classifier where there is nothing to train it on."""
-    kind = references.features or (FeatureKind.TEACHER if teacher.data is None else FeatureKind.CLASSIFIER)
-    shape = teacher.network.config
-    match kind:
-        case FeatureKind.TEACHER:
-            return TeacherFeatures(teacher, unconditional(shape, conditions))
-        case FeatureKind.PIXELS:
-            return StateFeatures(shape.channels, shape.latent_size)
-        case FeatureKind.CLASSIFIER:
-            if real is None:
-                raise InputError(
-                    "--features classifier needs images with classes to train it on: name them with --real, or take "
-                    "--features teacher"
-                )
-            if real.data.num_classes < 2:
-                raise InputError("--features classifier needs several classes; take --features teacher")
-            return make_classifier(references.classifier, real, pictures=pictures)
-
-
-def unconditional(shape: TransformerConfig, conditions: Conditions) -> Condition:
-    """What asks one image for nothing: no class, the empty prompt, or the first class where there is no other way."""
-    if shape.text is None:
-        return torch.tensor([shape.num_classes if shape.null_class else 0])
-    first = conditions(torch.tensor([0]))
-    assert isinstance(first, Prompts)  # noqa: S101 a text's conditions are prompts
-    return padded([first.null], null=first.null, length=len(first.null))
-
-
-def make_classifier(folder: Path, real: RealData, *, pictures: bool = True) -> TrainedClassifier:
-    """Train the classifier that the features come from, unless `folder` has it."""
-    if not (folder / "config.json").exists():
-        data = real.data
-        network = new_classifier(data, pictures=pictures)
-        config = TrainConfig(iterations=400, batch_size=64, learning_rate=2e-3, checkpoint_every=400)
-        loss = classifier_loss(
-            network, data, lambda rows, step: batch_ids(rows, seed=0, step=step, batch=config.batch_size)
-        )
-        run = {"data": real.name, "train": to_plain(config)}
-        network.load_state_dict(train(network, loss, config, folder, run=run, description="classifier").averaged())
-        accuracy = held_out_accuracy(network.eval(), data)
-        save_model(folder, "classifier", {"data": real.name, "test_accuracy": accuracy}, network.state_dict())
-    return load_classifier(folder, real.name, real.data, pictures=pictures)
 
 
 def make_teacher_batches(
@@ -208,7 +125,8 @@ def collect_batch(
         first_seed=first_seed,
         text=text,
     )
-    with progress_bar(num, folder.name, unit="traj") as bar:
+    # Another command may be making the same batch: it is waited for, and then there is nothing to make.
+    with working_in(folder, wait=True), progress_bar(num, folder.name, unit="traj") as bar:
         collect(folder, manifest, teacher, device=device, workers=default_workers(device), progress=bar.update)
 
 
@@ -266,7 +184,14 @@ def prepare_judge(
     paired, independent = (reader.read(everyone) for reader in readers)
     pictures = space_of_teacher(facts, teacher_folder).is_of_pictures
     real = real_data(teacher, readers[0].manifest, references.real)
-    space = make_space(references, teacher, real, readers[0].condition, pictures=pictures)
+    space = make_space(
+        references.features,
+        teacher,
+        real,
+        readers[0].condition,
+        classifier=references.classifier,
+        pictures=pictures,
+    )
     return make_judge(
         space,
         real.data.images if real else None,
