@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= --out runs/demo
 
-.PHONY: help setup demo test test-all fuzz extras lint types format clean
+.PHONY: help setup demo test test-all fuzz extras help-texts lint types format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/ready ## make .venv with the pinned versions
 
@@ -40,6 +40,9 @@ lint: setup ## style and formatting
 
 types: setup ## the strict type checker on the package
 	$(BIN)/mypy
+
+help-texts: setup ## renew what the commands' --help prints, after a change of options
+	$(BIN)/python tests/write_help.py
 
 format: setup ## put the code in shape
 	$(BIN)/ruff check --fix .

@@ -29,7 +29,7 @@ from ard.seeds import require_seed
 from ard.stages import Stage, digits_stages, run_missing
 from ard.table import describe, format_rows, merge_seeds
 from ard.timegrid import uniform_indices
-from ard.training.loop import read_log
+from ard.training.log import read_log
 
 
 @dataclass(frozen=True, kw_only=True)

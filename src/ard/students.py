@@ -13,7 +13,7 @@ from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import TransformerConfig
-from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_model, save_model
 from ard.teacher import Ode, Teacher, TeacherRef
 from ard.text import EncodedText, TextRef, open_referred, require_text
 
@@ -92,7 +92,7 @@ def load_card(folder: Path) -> StudentCard:
 def start_from(folder: Path, student: Student) -> StartRef:
     """Give `student` the published weights of the one in `folder`, which has its shape; what its card will say."""
     card = load_card(folder)
-    load_weights(student, folder / "model.safetensors")
+    load_model(student, folder)
     before = card.start.iterations if card.start else 0
     identity = fingerprint(to_plain([card.student, card.network, card.grid]), student.state_dict())
     return StartRef(fingerprint=identity, recipe=card.recipe, iterations=before + card.iterations)
@@ -102,7 +102,7 @@ def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCa
     """The student in `folder`, in evaluation mode, with its card."""
     card = load_card(folder)
     student = build_student(card).eval().requires_grad_(False)
-    load_weights(student, folder / "model.safetensors")
+    load_model(student, folder)
     return student.to(device), card
 
 

@@ -28,7 +28,7 @@ from ard.errors import InputError
 from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
-from ard.models.weights import StateDict, fingerprint, load_config, load_weights, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_model, save_model
 from ard.types import Latents, Times, Trajectory
 
 
@@ -272,7 +272,7 @@ def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
     card = load_teacher_card(folder)
     network = build_network(card.network).eval().requires_grad_(False)
-    load_weights(network, folder / "model.safetensors")
+    load_model(network, folder)
     identity = teacher_hash(card, network.state_dict())
     cfg_channels = card.imported.cfg_channels if card.imported else -1
     return Teacher(network.to(device), card.diffusion, card.data, identity, cfg_channels, card.imported)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ard.cli import run
 from ard.files import write_atomically
 from ard.models.transformer import Transformer
+from ard.models.weights import load_config, save_model
 from ard.students import save_student
 from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
 
@@ -240,10 +241,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _change_weights(source: Path, target: Path) -> None:
     """A teacher folder with other weights and without its training."""
-    target.mkdir()
     weights = {name: value + 0.01 for name, value in load_file(source / "model.safetensors").items()}
-    save_file(weights, target / "model.safetensors")
-    shutil.copy(source / "config.json", target)
+    save_model(target, "teacher", load_config(source, "teacher"), weights)
 
 
 def _draw_picture(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Bad input: exit status 2, one line that says what is wrong and what is allowed, and no file touched."""
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ DEPTH = SIZES["tiny"][0]
 REFUSALS = {
     "unknown command": (
         "destill --out {new}",
-        "unknown command 'destill'; allowed: teach, teacher import, collect",
+        "unknown command 'destill'; did you mean distill? ard --help shows all",
     ),
     "unknown option": ("teach --out {new} --iteration 3", "--iteration"),
     "unknown option of no command": ("--verbose", "unknown command '--verbose'"),
@@ -364,6 +365,9 @@ class TestDamage:
     def test_weights_of_another_network(self, workspace: Path, refused: Refused) -> None:
         weights = (workspace / "teacher" / "model.safetensors").read_bytes()
         (workspace / "student" / "model.safetensors").write_bytes(weights)
+        line = refused("sample", "--student", workspace / "student", "--out", workspace / "new.png")
+        assert "model.safetensors is damaged or was changed: its SHA-256 is not the one" in line
+        edit(workspace / "student" / "config.json", sha256=hashlib.sha256(weights).hexdigest())
         line = refused("sample", "--student", workspace / "student", "--out", workspace / "new.png")
         assert "does not fit its config.json" in line
 

@@ -71,7 +71,7 @@ def test_the_folder_says_what_was_found(checkpoint: Path, tmp_path: Path, made: 
     assert "4 x 8 x 8, 3 channels guided" in told
     assert "classes: 10 and a row for no class; if it was trained without label dropout: --num-classes 11" in told
     config = json.loads((tmp_path / "teacher/config.json").read_text())
-    assert config.keys() == {"schema", "kind", "network", "diffusion", "imported"}
+    assert config.keys() == {"schema", "kind", "sha256", "network", "diffusion", "imported"}
     assert {name: config[name] for name in found} == found
     assert (
         config["imported"]["scaling_factor"] is None

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ard.models.student import StateKind, Student, StudentConfig
+from ard.models.weights import load_config, save_model
 from ard.presets import DISTILL_PRESETS, ONLINE, find_preset
 from ard.presets.digits import DIGITS
 from ard.students import load_card
@@ -332,10 +333,10 @@ def test_what_cannot_be_meant_is_refused_in_one_line(
 def test_a_teacher_that_yields_no_number_stops_the_training_in_one_line(
     workspace: Path, tmp_path: Path, complaint: Callable[..., str]
 ) -> None:
-    weights = workspace / "teacher" / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["x_embedder.bias"].fill_(torch.inf)
-    save_file(tensors, weights)
+    teacher = workspace / "teacher"
+    tensors = load_file(teacher / "model.safetensors")
+    tensors["x_embedder.bias"].fill_(1e38)
+    save_model(teacher, "teacher", load_config(teacher, "teacher"), tensors)
     options = ["distill", "--teacher", workspace / "teacher", "--online", "--num-steps", 2, "--device", "cpu"]
     line = complaint(*options, "--out", tmp_path / "new")
     assert "yields infinite or not-a-number float32 states" in line

@@ -138,7 +138,7 @@ class TestTeacher:
         ("options", "told"),
         [
             (["--teacher", "T", "--grid"], "--grid has rows of students"),
-            (["--teacher", "T", "--speed", "fast"], "--speed fast is for students"),
+            (["--teacher", "T", "--speed", "fast"], "--speed has no meaning without --student"),
             (["--student", "S", "--cfg-scale", 2], "--cfg-scale is for --teacher by itself"),
             (["--student", "S", "--num-teacher-steps", 2], "--num-teacher-steps is for --teacher by itself"),
             (["--teacher", "T", "--num-teacher-steps", 0], "allowed are 1 to 1000"),

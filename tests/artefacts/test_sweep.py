@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ard import cli, stages
 from ard.errors import InputError
+from ard.models.weights import load_config, save_model
 from ard.processes import only_worker
 from ard.stages import Stage, run_missing
 
@@ -125,7 +126,8 @@ def test_a_student_that_was_trained_anew_is_evaluated_anew(
     (folder,) = (path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
     before = published(tmp_path / "sweep")["cells"]
     weights = load_file(folder / "model.safetensors")
-    save_file({name: value + 0.5 for name, value in weights.items()}, folder / "model.safetensors")
+    changed = {name: value + 0.5 for name, value in weights.items()}
+    save_model(folder, "student", load_config(folder, "student"), changed)
     sweep(*options)
     assert len(started) == 1
     assert published(tmp_path / "sweep")["cells"][0]["row"]["paired_mse"] != before[0]["row"]["paired_mse"]

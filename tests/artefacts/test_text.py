@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -168,6 +169,12 @@ class TestPrompts:
     def test_the_first_key_wins(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text(json.dumps({"caption": "no", "prompt": "yes"}))
         assert read_prompts(tmp_path / "p.jsonl") == ("yes",)
+
+    @pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
+    def test_a_mark_before_the_first_prompt_is_no_part_of_it(self, name: str, tmp_path: Path) -> None:
+        content = "a cat\n" if name == "p.txt" else json.dumps({"prompt": "a cat"})
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read_prompts(tmp_path / name) == ("a cat",)
 
     def test_a_data_set_on_disk_has_a_column(self, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
@@ -460,6 +467,60 @@ class TestCommands:
         assert torch.equal(found, wanted)
         assert torch.equal(reader.condition(reader.labels[4:8]).tokens, given.tokens)
         assert (wanted[0, -1] - wanted[1, -1]).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("model", ["student", "teacher"])
+    def test_prompts_given_now_are_drawn_as_if_they_had_been_encoded_before(
+        self, model: str, root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        drawing = ["sample", f"--{model}", root / model, "--vae", pipeline / "vae", "--device", "cpu"]
+        drawing += ["--num-teacher-steps", 3] if model == "teacher" else []
+        given = ["--prompt", PROMPTS[2], PROMPTS[0], "--text-encoder", pipeline]
+        made(*drawing, *given, "--out", tmp_path / "given.npz")
+        made(
+            *drawing,
+            "--text",
+            root / "text",
+            "--labels",
+            "2,0",
+            "--seeds",
+            "1000000-1000001",
+            "--out",
+            tmp_path / "b.npz",
+        )
+        with np.load(tmp_path / "given.npz") as ours, np.load(tmp_path / "b.npz") as theirs:
+            assert ours["labels"].tolist() == [0, 1]
+            assert np.array_equal(ours["arr_0"], theirs["arr_0"])
+        made(*drawing, *given, "--out", tmp_path / "folder")
+        record = json.loads((tmp_path / "folder/samples.json").read_text())
+        assert record["labels"] == {"0": PROMPTS[2], "1": PROMPTS[0]}
+
+    def test_a_sheet_has_the_prompts_below_its_pictures(
+        self, root: Path, tmp_path: Path, made: Made, pipeline: Path
+    ) -> None:
+        options = ["--vae", pipeline / "vae", "--seeds", "0-3", "--out", tmp_path / "a.png", "--device", "cpu"]
+        made("sample", "--student", root / "student", *options)
+        with Image.open(tmp_path / "a.png") as page:
+            assert page.height > 2 + 128 + 2, "there is a line of text"
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--prompt", "a cat"], "--prompt needs --text-encoder"),
+            (["--prompt", "a cat", "--text", "TEXT"], "two sources of prompts"),
+            (["--prompt", "a cat", "--text-encoder", "OTHER"], "is not the text encoder that"),
+            (["--prompt", "x" * 10_000, "--text-encoder", "PIPELINE"], "has 10000 characters"),
+            (["--labels", "a red cat"], "'a red cat' is no number or range"),
+        ],
+        ids=["no encoder", "two sources", "another encoder", "too long", "by name"],
+    )
+    def test_prompts_that_cannot_be_drawn_are_refused(
+        self, options: list[str], told: str, root: Path, tmp_path: Path, refused: Made, pipeline: Path
+    ) -> None:
+        save_encoder(tmp_path / "other/text_encoder", tmp_path / "other/tokenizer", seed=1)
+        (tmp_path / "other/model_index.json").write_text((pipeline / "model_index.json").read_text())
+        places = {"TEXT": root / "text", "OTHER": tmp_path / "other", "PIPELINE": pipeline}
+        words = [places.get(word, word) for word in options] + ["--vae", pipeline / "vae"]
+        assert told in refused("sample", "--student", root / "student", *words, "--out", tmp_path / "a.png")
 
     def test_a_student_learns_from_it_and_draws_pictures(
         self, root: Path, tmp_path: Path, made: Made, pipeline: Path, complaint: Made

@@ -19,6 +19,7 @@ from ard.models.student import Prediction, StateKind, Student, StudentConfig
 from ard.sampling import sample
 from ard.teacher import load_teacher
 from ard.training.distill import DistillConfig, distill_loss, mix_in_own_history, parameter_groups
+from ard.training.log import read_log
 from ard.training.loop import Schedule, TrainConfig, learning_rate, train
 from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
@@ -77,23 +78,27 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+def power_cut_at(at: int) -> Callable[[Toy], Loss]:
+    """A loss that fails at update `at`."""
+
+    def failing(toy: Toy) -> Loss:
+        def loss_at(step: int) -> Tensor:
+            if step == at:
+                raise RuntimeError("power cut")
+            return toy_loss(toy)(step)
+
+        return loss_at
+
+    return failing
+
+
 class TestContinuity:
     """Interrupted and resumed is uninterrupted, bit for bit."""
 
     @pytest.mark.parametrize("at", [1, 4, 5, 7, 11])
     def test_a_run_that_fails_at_any_update_and_goes_on_is_as_if_it_had_not(self, tmp_path: Path, at: int) -> None:
-        def failing(toy: Toy) -> Loss:
-            loss = toy_loss(toy)
-
-            def loss_at(step: int) -> Tensor:
-                if step == at:
-                    raise RuntimeError("power cut")
-                return loss(step)
-
-            return loss_at
-
         with pytest.raises(RuntimeError, match="power cut"):
-            train_toy(tmp_path / "cut", loss=failing)
+            train_toy(tmp_path / "cut", loss=power_cut_at(at))
         assert same(train_toy(tmp_path / "cut"), train_toy(tmp_path / "whole"))
         assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
 
@@ -309,32 +314,48 @@ class TestCheckpoints:
         assert same(state, other)
         assert other.seconds == state.seconds
 
-    @pytest.mark.parametrize(
-        "damage", ["truncated", "empty", "garbage", "without note", "flipped", "another network's"]
-    )
-    def test_a_damaged_checkpoint_is_named(self, tmp_path: Path, damage: str) -> None:
-        train_toy(tmp_path)
+    @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "without note", "flipped"])
+    def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
+        self, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        whole = train_toy(tmp_path)
         path = checkpoints(tmp_path / "checkpoints")[-1]
-        content = path.read_bytes()
-        match damage:
-            case "truncated":
-                path.write_bytes(content[: len(content) // 2])
-            case "empty":
-                path.write_bytes(b"")
-            case "garbage":
-                path.write_bytes(b"garbage" * 100)
-            case "without note":
-                save_file(load_file(path), path)
-            case "flipped":
-                path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
-            case _:
-                other = nn.Linear(2, 2)
-                save_checkpoint(
-                    path.parent, dataclasses.replace(new_state(other, AdamW(other.parameters())), step=12), keep=0
-                )
-        with pytest.raises(InputError, match=path.name) as refusal:
+        inflict(path, damage)
+        assert same(train_toy(tmp_path), whole)
+        said = capsys.readouterr().err
+        assert f"{path} is damaged" in said
+        assert "it is deleted, and training goes on from the one of update 8" in said
+        load_checkpoint(path, whole)
+
+    def test_damaged_checkpoints_alone_are_named_and_stay(self, tmp_path: Path) -> None:
+        train_toy(tmp_path)
+        found = checkpoints(tmp_path / "checkpoints")
+        for path in found:
+            inflict(path, "truncated")
+        with pytest.raises(InputError, match=rf"{found[0].name}.* no whole one before it; delete it to start anew"):
+            train_toy(tmp_path)
+        assert checkpoints(tmp_path / "checkpoints") == found
+
+    def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(self, tmp_path: Path) -> None:
+        train_toy(tmp_path)
+        inflict(checkpoints(tmp_path / "checkpoints")[-1], "flipped")
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_toy(tmp_path, loss=power_cut_at(11), checkpoint_every=1)
+        assert [path.stem for path in checkpoints(tmp_path / "checkpoints")] == ["step-0000010", "step-0000011"]
+
+    def test_a_checkpoint_of_another_network_is_refused(self, tmp_path: Path) -> None:
+        train_toy(tmp_path)
+        path, other = checkpoints(tmp_path / "checkpoints")[-1], nn.Linear(2, 2)
+        state = dataclasses.replace(new_state(other, AdamW(other.parameters())), step=12)
+        save_checkpoint(path.parent, state, keep=0)
+        with pytest.raises(InputError, match=rf"{path.name} does not fit this run") as refusal:
             train_toy(tmp_path)
         assert "\n" not in str(refusal.value)
+
+    def test_one_too_many_after_a_kill_is_deleted_by_the_next_run(self, tmp_path: Path) -> None:
+        train_toy(tmp_path, keep_checkpoints=0)
+        train_toy(tmp_path, keep_checkpoints=2)
+        assert [path.stem for path in checkpoints(tmp_path / "checkpoints")] == ["step-0000008", "step-0000012"]
 
     def test_after_deleting_a_damaged_checkpoint_the_run_goes_on_from_the_one_before(self, tmp_path: Path) -> None:
         whole = train_toy(tmp_path)
@@ -349,6 +370,59 @@ class TestCheckpoints:
         half = half.rename(half.with_name(half.name.replace("manifest.json", "step-0000016.safetensors")))
         assert same(train_toy(tmp_path), whole)
         assert not half.exists()
+
+
+def inflict(path: Path, damage: str) -> None:
+    content = path.read_bytes()
+    match damage:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "garbage":
+            path.write_bytes(b"garbage" * 100)
+        case "without note":
+            save_file(load_file(path), path)
+        case "flipped":
+            path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+
+
+class TestLog:
+    """log.jsonl is appended, and repaired by a run that goes on."""
+
+    def test_lines_are_appended_and_never_rewritten(self, tmp_path: Path) -> None:
+        places: list[tuple[int, int]] = []
+
+        def watched(toy: Toy) -> Loss:
+            def loss_at(step: int) -> Tensor:
+                if (tmp_path / "log.jsonl").exists():
+                    stat = (tmp_path / "log.jsonl").stat()
+                    places.append((stat.st_ino, stat.st_size))
+                return toy_loss(toy)(step)
+
+            return loss_at
+
+        train_toy(tmp_path, loss=watched, log_every=1)
+        assert len({inode for inode, _ in places}) == 1
+        assert len({size for _, size in places}) > 10
+
+    @pytest.mark.parametrize("half", [b'{"step": 12, "lo', b"\0" * 50, b'{"step": 9999}\n{"step'], ids=str)
+    def test_what_a_kill_leaves_at_the_end_goes(self, tmp_path: Path, half: bytes) -> None:
+        train_toy(tmp_path / "whole")
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_toy(tmp_path / "cut", loss=power_cut_at(7))
+        with (tmp_path / "cut" / "log.jsonl").open("ab") as file:
+            file.write(half)
+        assert read_log(tmp_path / "cut")[0]["step"] == 3
+        train_toy(tmp_path / "cut")
+        assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+    @pytest.mark.parametrize("line", [b"[1]", b'{"step": "3"}', b"{", b"[" * 100_000, b'{"step": ' + b"7" * 400 + b"}"])
+    def test_a_damaged_line_is_named(self, tmp_path: Path, line: bytes) -> None:
+        train_toy(tmp_path)
+        (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+        with pytest.raises(InputError, match=r"log\.jsonl, line 2, is damaged"):
+            train_toy(tmp_path)
 
 
 class TestRefusals:
@@ -388,6 +462,33 @@ class TestRefusals:
         arguments = ["--out", workspace / "student", "--trajectories", workspace / "store", *distill_options]
         assert made("distill", *arguments) == f"student {workspace / 'student'} is there already\n"
         assert contents(workspace) == before
+
+    @pytest.mark.parametrize("damage", ["no weights", "flipped", "empty configuration", "no object"])
+    def test_a_finished_folder_that_is_damaged_is_named(
+        self,
+        workspace: Path,
+        refused: Callable[..., str],
+        made: Callable[..., str],
+        teach_options: list[object],
+        damage: str,
+    ) -> None:
+        folder, before = workspace / "teacher", (workspace / "teacher/model.safetensors").read_bytes()
+        match damage:
+            case "no weights":
+                (folder / "model.safetensors").unlink()
+            case "flipped":
+                (folder / "model.safetensors").write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
+            case "empty configuration":
+                (folder / "config.json").write_text("{}")
+            case _:
+                (folder / "config.json").write_text("[]")
+        words = ["teach", "--out", folder, *teach_options]
+        line = refused(*words)
+        assert f"{folder} is finished and damaged: " in line
+        assert "delete its config.json, and the same command publishes it again" in line
+        (folder / "config.json").unlink()
+        made(*words)
+        assert (folder / "model.safetensors").read_bytes() == before
 
     def test_a_run_killed_before_it_published_publishes_the_same_at_the_next_call(
         self, workspace: Path, made: Callable[..., str], teach_options: list[object]

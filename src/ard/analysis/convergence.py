@@ -1,13 +1,10 @@
 """Score against training iterations, from the checkpoints that a student kept (Figure 6a)."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from ard.analysis.labels import short_labels
 from ard.errors import InputError
@@ -19,7 +16,7 @@ from ard.models.student import Student
 from ard.models.weights import checksum, read_weights
 from ard.students import StudentCard
 from ard.table import COLUMNS, as_text, cell, floor_note, merge_seeds
-from ard.training.state import checkpoints
+from ard.training.state import DamagedCheckpointError, checkpoints, read_note
 from ard.trajectories.source import TrajectoryBatch
 
 HOW_TO_KEEP = "train with ard distill --keep-checkpoints 0 --checkpoint-every 100 to keep them"
@@ -221,11 +218,9 @@ def _arm(curves: Sequence[ConvergenceCurve]) -> Arm:
 def _read_note(path: Path) -> Checkpoint:
     """What a checkpoint says of itself."""
     try:
-        with safe_open(path, "pt") as file:
-            note, names = json.loads(file.metadata()["ard"]), list(file.keys())
-        found = Checkpoint(path=path, step=note["step"], seconds=note["seconds"], checksum=note["crc32"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged or half-written ({error}); delete it to leave it out") from None
+        note, names = read_note(path)
+    except DamagedCheckpointError as error:
+        raise InputError(f"{error}; delete it to leave it out") from None
     if any(name.endswith(ADAPTER) for name in names):
         raise InputError(f"{path} holds adapters only; a curve needs a student trained without --lora-rank")
-    return found
+    return Checkpoint(path=path, step=note.step, seconds=note.seconds, checksum=note.crc32)

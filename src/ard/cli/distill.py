@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ard.analysis.budget import TFLOPS, Workload, budget
+from ard.cli.given import Given, names_in, require_beside
 from ard.cli.options import print_plan, to_plain_dict
 from ard.cli.supply import Supply, online, stored
 from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
@@ -20,7 +21,7 @@ from ard.files import read_json
 from ard.history import HistoryMask
 from ard.models.running import block_runner
 from ard.models.student import Student, StudentConfig
-from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
+from ard.presets import DISTILL_PRESETS, FROM_STORE, ONLINE, further
 from ard.students import StartRef, StudentCard, load_card, save_student, start_from
 from ard.teacher import reference_to
 from ard.text import seen_from
@@ -121,7 +122,7 @@ class Distill:
         if self.dry_run:
             cost = budget(self._workload(student, manifest)).plain(TFLOPS)
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
-        if is_finished(self.out, plan):
+        if is_finished(self.out, plan, "student"):
             return print(f"student {self.out} is there already")
         student.network.run_block = block_runner(
             student.network.blocks,
@@ -160,15 +161,18 @@ class Distill:
         save_student(self.out, card, published_weights(student, state.averaged(), self.distill))
         print(f"student {self.out}: {state.step} updates in {state.seconds:.0f} s")
 
+    def refuse_useless(self, given: Given) -> None:
+        """InputError for an option of a discriminator, or of a teacher at work, where there is none."""
+        if not self.adversarial:
+            require_beside("--adversarial", ["discriminator", *names_in(self.adversary)], given)
+        if not self.online:
+            require_beside("--online", names_in(self.solving), given)
+
     def _supply(self, device: torch.device) -> Supply:
         """Where the trajectories come from; InputError unless the options name one source, and only its options."""
         if self.online == (self.trajectories is not None):
             raise InputError("--trajectories and --online are two sources of trajectories; give one of them")
         if self.trajectories is not None:
-            usual = ONLINE if self.solving == ONLINE else find_preset(self.preset).online
-            if changes := differences(to_plain(usual), to_plain(self.solving)):
-                option = changes[0].split()[0].removeprefix("guidance.").replace("_", "-")
-                raise InputError(f"--{option} has no meaning without --online; add it, or leave the option out")
             if self.text:
                 raise InputError(f"--text {self.text} has no meaning with --trajectories, which have their own prompts")
             return stored(self.trajectories, self.teacher, device)
@@ -234,9 +238,6 @@ class Distill:
     def _refuse_meaningless_adversary(self, config: StudentConfig) -> None:
         """InputError for an option of the discriminator that has no effect."""
         if not self.adversarial:
-            if changes := differences(to_plain(DISCRIMINATORS["heads"]), to_plain(self.adversary)):
-                option = changes[0].split()[0].removeprefix("heads.").replace("_", "-")
-                raise InputError(f"--{option} has no meaning without --adversarial; add it, or leave the option out")
             return
         if self.train.accumulate > 1:
             raise InputError(

@@ -1,6 +1,5 @@
 """ard evaluate: students to a table of numbers, or any images to numbers that others can check."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from ard.cli.compared import resolve_compared
+from ard.cli.given import Given, names_in, written
 from ard.cli.options import parse_seeds, print_plan
 from ard.config import to_plain
 from ard.devices import DeviceName, resolve_device
@@ -38,7 +38,7 @@ from ard.table import format_rows
 
 FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.
 
-# What each way to call the command takes; the rest must stay at its default.
+# What each way to call the command takes; the rest must not be given.
 ALWAYS = {"batch_size", "device", "dry_run", "overwrite"}
 TAKES = {
     "student": {"teacher", "references", "num", "json"},
@@ -133,16 +133,19 @@ class Evaluate:
                 self._make_reference()
 
     def _mode(self) -> str:
-        """The one option that says what to do; InputError for none, several, or options of another."""
-        given = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default}
-        chosen = [name for name in TAKES if name in given]
+        """The one option that says what to do; InputError for none or several."""
+        chosen = [name for name in TAKES if getattr(self, name)]
         if not chosen:
             raise InputError("--student is empty; name a student's folder, or give --samples or --make-ref")
         if len(chosen) > 1:
-            raise InputError(f"{_option(chosen[0])} and {_option(chosen[1])} exclude each other; give one of them")
-        if foreign := sorted(given - TAKES[chosen[0]] - ALWAYS - {chosen[0]}):
-            raise InputError(f"{_option(foreign[0])} has no meaning with {_option(chosen[0])}; leave one of them out")
+            raise InputError(f"{written(chosen[0])} and {written(chosen[1])} exclude each other; give one of them")
         return chosen[0]
+
+    def refuse_useless(self, given: Given) -> None:
+        """InputError for an option of another thing to do than is done."""
+        mode = self._mode()
+        if foreign := sorted(given.intersection(names_in(self)) - TAKES[mode] - ALWAYS - {mode}):
+            raise InputError(f"{written(foreign[0])} has no meaning with {written(mode)}; leave one of them out")
 
     @property
     def _outputs(self) -> Outputs:
@@ -243,10 +246,6 @@ class Evaluate:
         if self.json:
             self._outputs.json(self.json, plain)
             print(f"written to {self.json}")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _metrics(text: str) -> tuple[Metric, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ard.cli.asked import Prompted, asked_of_student, asked_of_teacher
+from ard.cli.given import Given, require_beside
 from ard.cli.options import parse_seeds, print_plan
 from ard.cli.sample_grid import (
     GridRow,
@@ -170,6 +171,13 @@ class Sample:
                     progress=bar.update,
                 )
 
+    def refuse_useless(self, given: Given) -> None:
+        """InputError for an option of the teacher's rows where there are none."""
+        if not self.grid:
+            require_beside("--grid", ["teacher_rows", *(["teacher"] if self.student else [])], given)
+        if not self.student:
+            require_beside("--student", ["speed"], given)
+
     def _refuse_clashes(self) -> None:
         """InputError for options that do not go together."""
         ode = [name for name in ODE_OPTIONS if getattr(self, name) is not None]
@@ -180,14 +188,10 @@ class Sample:
         if self.student and ode:
             option = ode[0].replace("_", "-")
             raise InputError(f"--{option} is for --teacher by itself; a student has learned it: leave it out")
-        if not self.student and self.speed is not Speed.REFERENCE:
-            raise InputError(f"--speed {self.speed} is for students; leave it out")
         if sample_output(self.out) is not SampleOutput.SHEET and self.grid:
             raise InputError(f"--out {self.out}: --grid writes one picture; allowed is a name ending in .png")
         if len(self.student) > 1 and not self.grid:
             raise InputError(f"--student names {len(self.student)} folders; add --grid for a row each, or name one")
-        if not self.grid and ((self.teacher and self.student) or self.teacher_rows is not TeacherRows.FULL):
-            raise InputError("--teacher and --teacher-rows have no meaning without --grid, which has rows of a teacher")
         if self.teacher and self.teacher_rows is TeacherRows.NONE:
             raise InputError(f"--teacher {self.teacher} has no meaning with --teacher-rows none; leave out one of both")
 

@@ -60,7 +60,7 @@ class Teach:
         )
         if self.dry_run:
             return print_plan({**plan, "device": str(device), "out": self.out})
-        if is_finished(self.out, plan):
+        if is_finished(self.out, plan, "teacher"):
             return print(f"teacher {self.out} is there already")
         network = initialise(Transformer(shape), generator_for("network", self.train.seed)).to(device)
         network.run_block = block_runner(

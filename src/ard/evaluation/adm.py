@@ -4,7 +4,6 @@ openai/guided-diffusion, evaluations/evaluator.py reads the same names, so that 
 """
 
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,16 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ard.errors import InputError
 from ard.evaluation.features.network import Feature
 from ard.evaluation.images import Images, RgbPixels, as_rgb, parts_of
 from ard.evaluation.metrics.moments import Moments
-from ard.files import write_atomically
+from ard.files import parse_json, write_atomically
 from ard.marks import PROVENANCE, npz_mark
 
 STATISTICS = {
@@ -29,6 +30,7 @@ STATISTICS = {
     Feature.SPATIAL: ("mu_s", "sigma_s"),
     Feature.DINOV2: ("mu_dinov2", "sigma_dinov2"),  # Not in ADM's own files; its script passes over it.
 }
+COVARIANCE_ROUNDING = 1e-6  # Of the trace: sixteen times float32's.
 WIDTHS = {Feature.POOL3: 2048, Feature.SPATIAL: 2023}
 
 
@@ -61,7 +63,7 @@ def read_reference(path: Path) -> Reference:
         "statistics": [STATISTICS[feature][0] for feature in stored],
     }
     if PROVENANCE in names:
-        facts["made_by"] = json.loads(str(_array(path, PROVENANCE)))
+        facts["made_by"] = parse_json(str(_array(path, PROVENANCE)), where=f"{path}: {PROVENANCE}")
     return Reference(images=images, stored=stored, facts=facts)
 
 
@@ -143,7 +145,9 @@ def _shape(member: zipfile.ZipExtFile, path: Path) -> tuple[int, int, int, int]:
         shape, by_columns, dtype = read(member)
     except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
         raise InputError(f"{path} is damaged ({error}); make or copy it again") from None
-    if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] not in {1, 3} or 0 in shape:
+    if by_columns:
+        raise InputError(f"{path}: arr_0 lies by columns (Fortran order); save it again as np.ascontiguousarray(arr_0)")
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in {1, 3} or 0 in shape:
         raise InputError(f"{path}: arr_0 is {dtype} {shape}; uint8 (image, height, width, 1 or 3) is needed")
     return shape
 
@@ -182,13 +186,30 @@ def _moments(path: Path, feature: Feature, mean_name: str, covariance_name: str)
     mean, covariance = _array(path, mean_name), _array(path, covariance_name)
     width = WIDTHS.get(feature, mean.size)
     wrong = mean.shape != (width,) or covariance.shape != (width, width)
+    wrong |= not {mean.dtype.kind, covariance.dtype.kind} <= set("fiu")
     if wrong or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise InputError(
             f"{path}: {mean_name} {mean.shape} and {covariance_name} {covariance.shape} are no finite statistics of "
             f"{width} features; make or copy it again"
         )
-    as_float64 = [torch.from_numpy(array.astype(np.float64)) for array in (mean, covariance)]
+    as_float64 = [torch.from_numpy(array.astype(np.float64, order="C")) for array in (mean, covariance)]
+    if reason := no_covariance(as_float64[1]):
+        raise InputError(f"{path}: {covariance_name} is {reason}; no features have such a covariance: make it again")
     return Moments(count=0, mean=as_float64[0], covariance=as_float64[1])
+
+
+def no_covariance(matrix: Float[Tensor, "feature feature"]) -> str:
+    """Why a matrix is no covariance, give or take the rounding of float32; empty when it may be one.
+
+    Its eigenvalues are at most its trace, and rounding moves them by a part of that. Without an eigenvalue below 0 the
+    matrix has a Cholesky factor once the diagonal is raised by more than the rounding.
+    """
+    rounding = COVARIANCE_ROUNDING * float(matrix.diagonal().abs().sum())
+    if float((matrix - matrix.T).abs().max()) > rounding:
+        return "not symmetric"
+    raised = matrix + rounding * torch.eye(len(matrix), dtype=matrix.dtype)
+    failed = int(torch.linalg.cholesky_ex((raised + raised.T) / 2).info)
+    return "not positive semidefinite" if failed and rounding else ""
 
 
 def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from ard.datasets import ImageData, load_data
 from ard.errors import InputError
-from ard.models.weights import load_config, load_weights
+from ard.models.weights import load_config, load_model
 from ard.types import Features, Latents
 
 FEATURES = 64
@@ -93,5 +93,5 @@ def load_classifier(folder: Path, data: str) -> TrainedClassifier:
     if config.get("data") != data or not isinstance(config.get("test_accuracy"), float):
         raise InputError(f"{folder} was trained on {config.get('data')}, not on {data}; delete it")
     network = new_classifier(load_data(data)).eval()
-    load_weights(network, folder / "model.safetensors")
+    load_model(network, folder)
     return TrainedClassifier(network, data, config["test_accuracy"])

@@ -13,16 +13,22 @@ from torch import Tensor, nn
 
 from ard.errors import InputError
 from ard.file_kinds import WeightsKind, kind_of_weights
-from ard.files import read_json, write_atomically, write_json
+from ard.files import once_per_content, read_json, sha256_of, write_atomically, write_json
 
 SCHEMA = 1
+WEIGHTS = "model.safetensors"
 StateDict = dict[str, Tensor]
 
 
 def save_model(folder: Path, kind: str, config: dict[str, Any], weights: StateDict) -> None:
-    """Publish a model folder; the configuration comes last, so that its presence means a whole folder."""
-    write_atomically(folder / "model.safetensors", to_bytes(weights))
-    write_json(folder / "config.json", {"schema": SCHEMA, "kind": kind, **config})
+    """Publish a model folder; the configuration comes last, so that its presence means a whole folder.
+
+    It records the checksum of the weights, which `sha256sum` prints too.
+    """
+    data = to_bytes(weights)
+    write_atomically(folder / WEIGHTS, data)
+    head = {"schema": SCHEMA, "kind": kind, "sha256": hashlib.sha256(data).hexdigest()}
+    write_json(folder / "config.json", {**head, **config})
 
 
 def load_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -31,12 +37,41 @@ def load_config(folder: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is no {kind}: it has no config.json")
     config = read_json(path)
+    config.pop("sha256", None)
     found, schema = config.pop("kind", "thing unknown"), config.pop("schema", None)
     if found != kind:
         raise InputError(f"{folder} is no {kind}: its config.json says that it holds a {found}")
     if schema != SCHEMA:
         raise InputError(f"{path} has schema {schema}; this version of ard reads schema {SCHEMA}")
     return config
+
+
+def load_model(module: nn.Module, folder: Path) -> None:
+    """Load a model folder's weights into `module`; InputError when they are damaged or do not fit."""
+    require_whole_weights(folder)
+    load_weights(module, folder / WEIGHTS)
+
+
+def require_whole_model(folder: Path, kind: str) -> None:
+    """InputError unless `folder` holds a model of this kind, and its weights are those that were published."""
+    load_config(folder, kind)
+    require_whole_weights(folder)
+
+
+def require_whole_weights(folder: Path) -> None:
+    """InputError unless the weights in `folder` are there and match their checksum.
+
+    They are read for that once per content and process. What ard 0.1.0 published has no checksum.
+    """
+    path, recorded = folder / WEIGHTS, read_json(folder / "config.json").get("sha256")
+    kind_of_weights(path)
+
+    def compare() -> None:
+        if sha256_of(path) != recorded:
+            raise InputError(f"{path} is damaged or was changed: its SHA-256 is not the one that config.json records")
+
+    if recorded is not None:
+        once_per_content(path, str(recorded), compare)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -1,6 +1,5 @@
 """The training loop: the same for teachers and students, exact on resume."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -15,19 +14,13 @@ from torch.optim import AdamW
 
 from ard.config import differences, later
 from ard.errors import InputError, require_at_least
-from ard.files import read_json, remove_leftovers, write_atomically, write_json
+from ard.files import read_json, remove_leftovers, write_json
+from ard.models.weights import require_whole_model
 from ard.progress import progress_bar
 from ard.seeds import require_seed
 from ard.training.companion import Alone, Companion
-from ard.training.state import (
-    AverageOn,
-    TrainState,
-    checkpoints,
-    load_checkpoint,
-    new_state,
-    save_checkpoint,
-    trained_parameters,
-)
+from ard.training.log import Log
+from ard.training.state import AverageOn, TrainState, new_state, resume, save_checkpoint, trained_parameters
 
 HOUSEKEEPING = frozenset(  # Change no bit.
     {"train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.activation_checkpointing"}
@@ -131,9 +124,8 @@ def train(
     optimiser = AdamW(groups, config.learning_rate, (0.9, config.beta2), weight_decay=config.weight_decay, fused=fused)
     companion = companion or Alone()
     state = new_state(module, optimiser, companion, average_on=config.average_on)
-    if stored := checkpoints(folder / "checkpoints"):
-        load_checkpoint(stored[-1], state)
-    log = _Log(folder / "log.jsonl", state.step)
+    resume(folder / "checkpoints", state, keep=config.keep_checkpoints)
+    log = Log(folder, state.step)
     started = time.monotonic() - state.seconds
     with progress_bar(config.iterations, description, unit="it", done=state.step) as bar:
         while state.step < config.iterations:
@@ -154,6 +146,7 @@ def train(
                 state.seconds = time.monotonic() - started
                 bar.set_postfix(loss=f"{log.write(state, rate):.3g}")
             if keep:
+                log.flush()
                 save_checkpoint(folder / "checkpoints", state, keep=config.keep_checkpoints)
     return state
 
@@ -178,64 +171,32 @@ def _accumulate(loss_at: Callable[[int], Tensor], step: int, passes: int) -> Ten
     return torch.stack(losses).sum()
 
 
-def is_finished(folder: Path, run: dict[str, Any]) -> bool:
-    """Whether `folder` holds the published result of this very run; InputError when it holds another run."""
+def is_finished(folder: Path, run: dict[str, Any], kind: str) -> bool:
+    """Whether `folder` holds the published result of this very run, a model of this kind.
+
+    InputError when it holds another run, or when what was published is damaged.
+    """
     if not (folder / "config.json").exists():
         return False
     if not (folder / "run.json").exists():
         raise InputError(f"{folder} holds a model and no run.json that says how it was made; choose another --out")
     _claim(folder, run)
+    try:
+        require_whole_model(folder, kind)
+    except InputError as error:
+        raise InputError(
+            f"{folder} is finished and damaged: {error}; delete its config.json, and the same command publishes it "
+            "again from its last checkpoint"
+        ) from None
     return True
 
 
 def _claim(folder: Path, run: dict[str, Any]) -> None:
     """Mark `folder` as this run's; InputError that names the difference when it is another's."""
     path = folder / "run.json"
-    if path.exists():
-        if changes := differences(read_json(path), run, ignore=HOUSEKEEPING):
-            raise InputError(f"{folder} holds another run ({'; '.join(changes)}); choose another --out or delete it")
-        remove_leftovers(folder)
-        remove_leftovers(folder / "checkpoints")
-    else:
+    if path.exists() and (changes := differences(read_json(path), run, ignore=HOUSEKEEPING)):
+        raise InputError(f"{folder} holds another run ({'; '.join(changes)}); choose another --out or delete it")
+    remove_leftovers(folder)
+    remove_leftovers(folder / "checkpoints")
+    if not path.exists():
         write_json(path, run)
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, oldest first; empty when there is none."""
-    path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-class _Log:
-    """log.jsonl: means over the updates since the line before. A value that is no number ends the run."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        """Keep the lines up to `step`; later ones come from updates that a kill has undone."""
-        self.path = path
-        self.sums: list[Tensor] = []
-        self.lines = [json.dumps(line) for line in read_log(path.parent) if line["step"] <= step]
-
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Count one update; nothing is read back from the device."""
-        self.sums.append(torch.stack([loss, norm]))
-
-    def write(self, state: TrainState, rate: float) -> float:
-        """Publish a line and return the mean loss; InputError when it is infinite or not a number."""
-        loss, norm = torch.stack(self.sums).mean(dim=0).tolist()
-        self.sums.clear()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise InputError(
-                f"the loss is {loss} and the gradient norm {norm} at update {state.step}; the last checkpoint, if "
-                "there is one, is kept: try a lower --learning-rate, in another --out"
-            )
-        line = {
-            "step": state.step,
-            "loss": loss,
-            "gradient_norm": norm,
-            "learning_rate": rate,
-            "seconds": state.seconds,
-            **state.companion.report(state.step),
-        }
-        self.lines.append(json.dumps(line))
-        write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
-        return float(loss)

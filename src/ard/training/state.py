@@ -7,13 +7,15 @@ from enum import StrEnum
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ard.config import from_plain, to_plain
 from ard.errors import InputError
-from ard.files import write_atomically
+from ard.files import parse_json, write_atomically
 from ard.models.weights import StateDict, checksum, read_weights, to_bytes
+from ard.progress import say
 from ard.training.companion import Alone, Companion
 
 
@@ -22,6 +24,20 @@ class AverageOn(StrEnum):
 
     DEVICE = "device"  # Beside the weights.
     CPU = "cpu"  # In main memory: the weights are copied there in every update, which waits for the device.
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint is cut off or was changed; the one before it may be whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointNote:
+    """What a checkpoint's header says."""
+
+    step: int
+    seconds: float
+    crc32: str
+    """Of all its tensors."""
 
 
 @dataclass
@@ -87,11 +103,38 @@ def save_checkpoint(folder: Path, state: TrainState, *, keep: int) -> None:
     tensors |= {f"average.{name}": value for name, value in state.averaged().items()}
     tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(state.optimiser).items()}
     tensors |= {f"companion.{name}": value for name, value in state.companion.tensors().items()}
-    metadata = {"ard": json.dumps({"step": state.step, "seconds": state.seconds, "crc32": checksum(tensors)})}
+    note = CheckpointNote(step=state.step, seconds=state.seconds, crc32=checksum(tensors))
+    metadata = {"ard": json.dumps(to_plain(note))}
     write_atomically(folder / f"step-{state.step:07d}.safetensors", to_bytes(tensors, metadata))
+    prune(folder, keep=keep)
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Delete the oldest checkpoints beyond `keep`; 0 keeps all."""
     if keep:
         for path in checkpoints(folder)[:-keep]:
             path.unlink()
+
+
+def resume(folder: Path, state: TrainState, *, keep: int) -> None:
+    """Take over the last whole checkpoint in `folder`, if there is one, and delete those that a kill left too many.
+
+    Damaged ones after it are told of and deleted. InputError when there are only damaged ones, which then stay, or when
+    the last whole one belongs to another network.
+    """
+    found, damaged = checkpoints(folder), dict[Path, DamagedCheckpointError]()
+    for path in reversed(found):
+        try:
+            load_checkpoint(path, state)
+            break
+        except DamagedCheckpointError as error:
+            damaged[path] = error
+    if damaged and len(damaged) == len(found):
+        raise InputError(f"{damaged[found[0]]}, and there is no whole one before it; delete it to start anew")
+    for path, told in damaged.items():
+        say(f"{told}; it is deleted, and training goes on from the one of update {state.step}")
+        path.unlink()
+    prune(folder, keep=keep)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -100,23 +143,41 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
-    """Take over a checkpoint; InputError when it is damaged or belongs to another network."""
-    tensors = read_weights(path)
+    """Take over a checkpoint; DamagedCheckpointError when it is damaged, InputError when it is another network's."""
+    note, tensors = _read_checkpoint(path)
     try:
-        with safe_open(path, "pt") as file:
-            note = json.loads(file.metadata()["ard"])
-        if note["crc32"] != checksum(tensors):
-            raise InputError(f"{path} is damaged: its checksum does not match; delete it to go on from the one before")
         state.module.load_state_dict({**frozen_parameters(state.module), **part(tensors, "model.")})
         average = part(tensors, "average.")
         for name, value in state.averaged().items():
             value.copy_(average[name])
         load_optimiser(state.optimiser, part(tensors, "optimiser."))
         state.companion.load(part(tensors, "companion."))
-        state.step, state.seconds = int(note["step"]), float(note["seconds"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        state.step, state.seconds = note.step, note.seconds
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} does not fit this run ({reason}); delete it to go on from the one before") from None
+
+
+def read_note(path: Path) -> tuple[CheckpointNote, list[str]]:
+    """What a checkpoint says of itself and the names of its tensors; DamagedCheckpointError when that is not there."""
+    try:
+        with safe_open(path, "pt") as file:
+            names, text = list(file.keys()), (file.metadata() or {}).get("ard", "")
+        return from_plain(CheckpointNote, parse_json(text, where="its header"), where="its header"), names
+    except (InputError, SafetensorError) as error:
+        raise DamagedCheckpointError(f"{path} is damaged ({error})") from None
+
+
+def _read_checkpoint(path: Path) -> tuple[CheckpointNote, StateDict]:
+    """What a checkpoint says of itself, and its tensors; DamagedCheckpointError unless they match."""
+    try:
+        tensors = read_weights(path)
+    except InputError as error:
+        raise DamagedCheckpointError(str(error)) from None
+    note, _ = read_note(path)
+    if note.crc32 != checksum(tensors):
+        raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
+    return note, tensors
 
 
 def optimiser_tensors(optimiser: AdamW) -> StateDict:
