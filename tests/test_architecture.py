@@ -18,13 +18,14 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"extras", "files", "config", "progress", "processes", "ranks", "seeds", "offline"},
+    {"extras", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
     {"devices", "distributed"},
+    {"spacing", "vp_table"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
     {"models", "outputs"},
     {"sharded"},
     {"teacher", "datasets", "text"},
-    {"students", "trajectories", "published", "prompts"},
+    {"students", "trajectories", "published", "prompts", "origin"},
     {"losses", "sampling", "pictures", "latents", "decoding"},
     {"sample_folder"},
     {"fast_sampling"},

@@ -13,12 +13,12 @@ from ard.diffusion import (
     Extrapolation,
     FlowClock,
     Solver,
-    TimeSpacing,
     check_solver,
     ddim_step,
     solver_output,
 )
 from ard.errors import InputError
+from ard.spacing import TimeSpacing
 
 VP, FLOW = DiffusionKind.VP, DiffusionKind.FLOW
 KINDS = (VP, FLOW)

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.diffusion import Diffusion, DiffusionKind, FlowClock, TimeSpacing
+from ard.diffusion import Diffusion, DiffusionKind, FlowClock
 from ard.errors import InputError
 from ard.models.layers import sincos_positions
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.published import Choice, Published, read_published
+from ard.spacing import TimeSpacing
 from ard.teacher import Guidance, SourceFormat, Teacher, plan_ode, solve_pf_ode
 
 Weights = dict[str, Tensor]
@@ -532,10 +533,12 @@ FOLDER_REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
         changed(NETWORK, norm_type="ada_norm_single"),
         "norm_type is ada_norm_single; allowed: ada_norm_zero",
     ),
-    "another schedule": (changed(SCHEDULER, beta_schedule="scaled_linear"), "beta_schedule is scaled_linear; allowed"),
+    "another schedule": (changed(SCHEDULER, beta_schedule="sigmoid"), "beta_schedule is 'sigmoid'; allowed: linear"),
     "another prediction": (changed(SCHEDULER, prediction_type="v_prediction"), "prediction_type is v_prediction"),
-    "clipping": (changed(SCHEDULER, clip_sample=True), "clip_sample is True; allowed: False"),
-    "another last step": (changed(SCHEDULER, set_alpha_to_one=False), "set_alpha_to_one is False; allowed: True"),
+    "no noise left": (
+        changed(SCHEDULER, rescale_betas_zero_snr=True),
+        "zero_snr is True; allowed: False",
+    ),
     "another scheduler": (changed(SCHEDULER, _class_name="UniPC"), "_class_name is UniPC; allowed: DDIMScheduler"),
     "a scale in words": (changed("vae/config.json", scaling_factor="much"), "scaling_factor is 'much'; a number is"),
     "no weights": (

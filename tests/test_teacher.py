@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ard.config import from_plain, to_plain
-from ard.diffusion import Diffusion, DiffusionKind, Solver, TimeSpacing
+from ard.diffusion import Diffusion, DiffusionKind, Solver
 from ard.errors import InputError
 from ard.models.transformer import Transformer, TransformerConfig
+from ard.spacing import TimeSpacing
 from ard.teacher import Guidance, Ode, Solution, Teacher, noise_for_seeds, plan_ode, solve_pf_ode
 
 MakeTeacher = Callable[..., Teacher]
@@ -213,7 +214,7 @@ def test_the_multistep_solver_takes_vp_times_even_in_lambda_unless_told_otherwis
 
 
 def test_a_flow_teacher_has_no_spacing_to_choose(make_teacher: MakeTeacher) -> None:
-    with pytest.raises(InputError, match="spacing is trailing, and a flow teacher's times are even"):
+    with pytest.raises(InputError, match="spacing is trailing, and a flow teacher's times are its own"):
         plan_ode(make_teacher(), num_teacher_steps=4, guidance=UNGUIDED, spacing=TimeSpacing.TRAILING)
 
 

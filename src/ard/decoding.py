@@ -3,7 +3,6 @@
 Every command asks here, so that an autoencoder that does not fit is refused everywhere alike, before any work.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ard.errors import InputError
+from ard.files import followed
 from ard.models.autoencoder import (
     OPTION,
     PICTURE_CHANNELS,
@@ -48,7 +48,7 @@ class LatentSpace:
 def space_of_teacher(card: TeacherCard, folder: Path) -> LatentSpace:
     """The space of the teacher in `folder`."""
     imported = card.imported
-    vae = Path(os.path.normpath(folder / imported.vae)) if imported and imported.vae else None
+    vae = followed(imported.vae, seen_from=folder) if imported and imported.vae else None
     scale = imported.scale if imported else None
     return LatentSpace(owner=folder, channels=card.network.channels, scale=scale, vae=vae)
 

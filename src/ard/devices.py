@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Literal
 
@@ -65,6 +66,18 @@ def require_compiler(device: torch.device) -> None:
         raise InputError(
             f"compiling needs {what}, which is not there; install it or leave out --compile (or --speed compiled)"
         )
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """One thread on a CPU while the block runs, whatever it was before: the bits of a sum depend on their number."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def default_workers(device: torch.device) -> int:

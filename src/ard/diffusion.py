@@ -3,7 +3,6 @@
 Time runs from `max_time` (noise) down to 0 (data, exactly: alpha = 1, sigma = 0).
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from ard.config import later
 from ard.errors import InputError, require_at_least
+from ard.spacing import TimeSpacing, flow_times, vp_times
 from ard.types import Latents, Times
+from ard.vp_table import BetaSchedule, alpha_sigma_at, vp_table
 
 
 class DiffusionKind(StrEnum):
@@ -21,15 +22,6 @@ class DiffusionKind(StrEnum):
 
     VP = "vp"  # Variance preserving, linear betas, eps-prediction: DiT (Peebles and Xie, 2023).
     FLOW = "flow"  # Rectified flow, velocity prediction: SiT (Ma et al., 2024).
-
-
-class TimeSpacing(StrEnum):
-    """Which of its discrete times a VP teacher's solver visits; the first three are diffusers' names."""
-
-    LINSPACE = "linspace"  # Evenly from the first to the last, rounded: DiT's own.
-    LEADING = "leading"  # Whole strides up from the first: DDIM's (Song et al., 2021), and diffusers' default.
-    TRAILING = "trailing"  # Strides down from the last (Lin et al., 2024).
-    LOG_SNR = "log_snr"  # Evenly in the logarithm of the signal-to-noise ratio: DPM-Solver's (Lu et al., 2022).
 
 
 class FlowClock(StrEnum):
@@ -50,6 +42,31 @@ class Solver(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How the sampler that came with an imported teacher solves its ODE, where that is not our default."""
+
+    solver: Solver | None = None
+    """None: DDIM for VP, Euler for flow."""
+    steps_offset: int = 0
+    """What is added to leading times."""
+    strides: bool = False
+    """Each step lands a whole stride below its time and not at the next one, as those of diffusers' DDIM do."""
+    last_time: int = 0
+    """Where the last step lands: at 0, the clean image, or at 1, the first noisy time."""
+    clip: float | None = None
+    """Clean estimates are cut to this range, -clip to clip."""
+    shift: float = 1.0
+    """Of a flow's times, with the spacing flow_match."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no sampler does."""
+        require_at_least(0, {"steps_offset": self.steps_offset, "last_time": self.last_time})
+        if self.last_time > 1 or not self.shift > 0 or not (self.clip is None or self.clip > 0):
+            told = f"last_time {self.last_time}, shift {self.shift} and clip {self.clip}"
+            raise InputError(f"{told}; allowed: 0 or 1, and numbers above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diffusion:
     """A noise process and the quantity its network predicts, eps for VP and v = noise - x_0 for FLOW."""
 
@@ -61,9 +78,13 @@ class Diffusion:
     beta_end: float = 0.02
     """VP: last beta."""
     spacing: TimeSpacing = later(TimeSpacing.LINSPACE)
-    """VP: which times the teacher's solver visits."""
+    """Which times the teacher's solver visits."""
     clock: FlowClock = later(FlowClock.SCALED)
     """FLOW: what the network's time embedding is fed."""
+    beta_schedule: BetaSchedule = later(BetaSchedule.LINEAR)
+    """VP: how beta goes from the first to the last."""
+    sampler: Sampler = later(Sampler())
+    """How the sampler that came with it solves the ODE."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no noise process."""
@@ -78,6 +99,11 @@ class Diffusion:
 
     @property
     def default_solver(self) -> Solver:
+        """That of its own sampler: DDIM for VP and Euler for FLOW, unless it says otherwise."""
+        return self.sampler.solver or self.first_order_solver
+
+    @property
+    def first_order_solver(self) -> Solver:
         """DDIM for VP, Euler for FLOW."""
         return Solver.DDIM if self.kind is DiffusionKind.VP else Solver.EULER
 
@@ -85,9 +111,8 @@ class Diffusion:
         """The signal's and the noise's coefficient at `t`, in t's dtype."""
         if self.kind is DiffusionKind.FLOW:
             return 1 - t, t
-        alpha, sigma = _vp_table(self.num_train_steps, self.beta_start, self.beta_end, t.dtype, t.device)
-        index = t.round().long()
-        return alpha[index], sigma[index]
+        betas = (self.beta_schedule, self.num_train_steps, self.beta_start, self.beta_end)
+        return alpha_sigma_at(t, *vp_table(betas, t.dtype, t.device))
 
     def lambda_at(self, t: Times) -> Times:
         """Half of the logarithm of the signal-to-noise ratio, log(alpha / sigma); infinite where one of them is 0."""
@@ -135,33 +160,23 @@ class Diffusion:
         if not 1 <= num_teacher_steps <= self.num_train_steps:
             raise InputError(f"{num_teacher_steps} teacher steps: allowed are 1 to {self.num_train_steps}")
         if self.kind is DiffusionKind.FLOW:
-            return tuple(1 - step / num_teacher_steps for step in range(num_teacher_steps + 1))
-        if num_teacher_steps == 1:
-            return (self.max_time, 0.0)
-        return (*map(float, self._vp_times(num_teacher_steps)), 0.0)
+            shift = self.sampler.shift
+            times = flow_times(self.spacing, num_teacher_steps, num_train_steps=self.num_train_steps, shift=shift)
+        elif num_teacher_steps == 1:
+            times = (self.max_time,)
+        else:
+            lambdas = self.lambda_at(torch.arange(1, self.num_train_steps + 1, dtype=torch.float64))
+            times = vp_times(self.spacing, num_teacher_steps, lambdas=lambdas, offset=self.sampler.steps_offset)
+        return (*times, 0.0)
 
-    def _vp_times(self, count: int) -> list[int]:
-        """`count` > 1 of the noisy times 1 … num_train_steps, noise first."""
-        last, steps = self.num_train_steps, range(count)
-        match self.spacing:
-            case TimeSpacing.LINSPACE:
-                return [round(step * (last - 1) / (count - 1)) + 1 for step in reversed(steps)]
-            case TimeSpacing.LEADING:
-                return [step * (last // count) + 1 for step in reversed(steps)]
-            case TimeSpacing.TRAILING:
-                return [round(last - step * last / count) for step in steps]
-            case TimeSpacing.LOG_SNR:
-                return self._times_even_in_lambda(count)
-
-    def _times_even_in_lambda(self, count: int) -> list[int]:
-        """`count` of the noisy times, noise first, each the nearest that is left to an even grid in lambda."""
-        values = self.lambda_at(torch.arange(1, self.num_train_steps + 1, dtype=torch.float64))
-        wanted = torch.linspace(float(values[-1]), float(values[0]), count, dtype=torch.float64)
-        times = [self.num_train_steps + 1]
-        for left, value in zip(range(count, 0, -1), wanted, strict=True):
-            nearest = int((values - value).abs().argmin()) + 1
-            times.append(max(min(nearest, times[-1] - 1), left))
-        return times[1:]
+    def landings(self, times: tuple[float, ...]) -> tuple[float, ...]:
+        """Where the steps of the teacher's own sampler land; empty where each lands at the next of `times`."""
+        if self.kind is DiffusionKind.FLOW:
+            return ()
+        stride, last = self.num_train_steps // (len(times) - 1), float(self.sampler.last_time)
+        below = (time - stride for time in times[:-1]) if self.sampler.strides else times[1:]
+        found = tuple(float(time) if time >= 1 else last for time in below)
+        return () if found == times[1:] else found
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Times:
         """Training times. VP: uniform. FLOW: logit-normal (scale 1.2), 10 % uniform, 3 % exactly 1.
@@ -234,16 +249,6 @@ def check_solver(diffusion: Diffusion, solver: Solver) -> None:
     allowed = (*own, Solver.DPMPP_2M)
     if solver not in allowed:
         raise InputError(f"solver {solver} does not fit the diffusion {diffusion.kind}; allowed: {', '.join(allowed)}")
-
-
-@functools.lru_cache(maxsize=8)
-def _vp_table(
-    num_train_steps: int, beta_start: float, beta_end: float, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """VP: alpha and sigma at the times 0 … num_train_steps, computed in float64; time 0 is the clean image."""
-    betas = torch.linspace(beta_start, beta_end, num_train_steps, dtype=torch.float64)
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
-    return alpha_bar.sqrt().to(dtype).to(device), (1 - alpha_bar).sqrt().to(dtype).to(device)
 
 
 def _per_row(value: Times, like: Latents) -> Tensor:

@@ -140,6 +140,13 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path} is {kind}; a file is expected")
 
 
+def followed(relative: str, *, seen_from: Path) -> Path:
+    """The path that was recorded as `relative` to the folder `seen_from`, whose links were followed then."""
+    straight = Path(os.path.normpath(seen_from.absolute()))
+    start = seen_from if straight == seen_from.resolve() else seen_from.resolve()
+    return Path(os.path.normpath(start / relative))
+
+
 def sha256_of(*paths: Path) -> str:
     """The SHA-256 of files, one after the other; of a single file it is what `sha256sum` prints."""
     digest = hashlib.sha256()

@@ -113,7 +113,7 @@ def collect_batch(
         first_seed=first_seed,
     )
     with progress_bar(num, folder.name, unit="traj") as bar:
-        collect(folder, manifest, device=device, workers=default_workers(device), progress=bar.update)
+        collect(folder, manifest, teacher, device=device, workers=default_workers(device), progress=bar.update)
 
 
 @dataclass(frozen=True, kw_only=True)

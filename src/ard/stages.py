@@ -2,10 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +19,7 @@ from ard.errors import InputError
 from ard.files import read_json, write_json
 from ard.progress import progress_bar
 from ard.references import EVALUATION_SEED, REFERENCE_SEED
+from ard.stopping import stopping
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,30 @@ def run_missing(
 ) -> list[Stage]:
     """Run the stages that `out` has no record of, `jobs` at a time, and return them.
 
-    InputError when one has stopped; `tolerant` leaves those out instead, and they are tried again next time.
+    InputError when one has stopped; `tolerant` leaves those out instead, and they are tried again next time. A signal
+    is passed on to those that run, and ends the work by Stopped when they have ended.
     """
-    record = Record(out)
+    record, running = Record(out), Running()
     missing = [stage for stage in stages if not record.has(stage)]
     print(f"{title}: {len(missing)} of {len(stages)} to make", flush=True)
-    with progress_bar(len(missing), title, unit="run", line=jobs) as bar:
-        for stage, status in run_stages(out, missing, device=device, jobs=jobs):
-            if status and not tolerant:
-                raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
+    with (
+        stopping(running.stop) as stop,
+        progress_bar(len(missing), title, unit="run", line=jobs) as bar,
+        closing(run_stages(out, missing, running, device=device, jobs=jobs)) as ended,
+    ):
+        for stage, status in ended:
             if not status:
                 record.add(stage)
+            elif not (tolerant or stop.asked):
+                raise InputError(f"the stage {stage.folder} stopped (see above); the same command goes on from here")
             bar.update()
+        stop.pause("what its stages have made is kept; the same command goes on from there")
     return missing
 
 
-def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: int) -> Iterator[tuple[Stage, int]]:
+def run_stages(
+    out: Path, stages: Sequence[Stage], running: "Running", *, device: DeviceName, jobs: int
+) -> Generator[tuple[Stage, int]]:
     """Run commands, `jobs` at a time, and yield each that has ended with its exit status.
 
     With several jobs each gets one thread, which is fastest on a CPU. They end when this process is killed.
@@ -94,7 +106,7 @@ def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: 
         line = lines.get()
         arguments = [*stage.command(out), *(["--device", device] if stage.computes else [])]
         try:
-            return stage, start(arguments, {"ARD_PROGRESS_LINE": str(line), **single})
+            return stage, start(arguments, {"ARD_PROGRESS_LINE": str(line), **single}, running)
         finally:
             lines.put(line)
 
@@ -106,11 +118,40 @@ def run_stages(out: Path, stages: Sequence[Stage], *, device: DeviceName, jobs: 
             pool.shutdown(cancel_futures=True)
 
 
-def start(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def start(arguments: Sequence[str], environment: Mapping[str, str], running: "Running") -> int:
     """The exit status of `ard ARGUMENTS` in a process of its own, which has these variables besides this one's."""
     variables = {**os.environ, "ARD_PARENT": str(os.getpid()), **environment}
-    command = [sys.executable, "-m", "ard", *arguments]
-    return subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, check=False).returncode  # noqa: S603 our own
+    return running.run([sys.executable, "-m", "ard", *arguments], variables)
+
+
+class Running:
+    """The processes that run now. Each has a session of its own, so that Ctrl-C reaches it by `stop` only, once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """The exit status of a command; after a stop none is started, and it is SIGTERM's."""
+        with self._lock:
+            if self._stopped:
+                return 128 + signal.SIGTERM
+            process = subprocess.Popen(  # noqa: S603 our own
+                command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            self._processes.add(process)
+        status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        return status
+
+    def stop(self) -> None:
+        """Tell each to end; called by a signal's handler, which no thread that holds the lock waits for."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
 
 
 def digits_stages(

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +17,18 @@ from ard.diffusion import (
     Diffusion,
     DiffusionKind,
     Extrapolation,
+    Sampler,
     Solver,
-    TimeSpacing,
     check_solver,
-    ddim_step,
     solver_output,
 )
 from ard.errors import InputError
+from ard.files import followed
 from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
 from ard.models.weights import StateDict, fingerprint, load_config, load_model, save_model
+from ard.spacing import TimeSpacing
 from ard.types import Latents, Times, Trajectory
 
 
@@ -70,6 +70,15 @@ class Ode:
     """The teacher's own grid, noise first."""
     solver: Solver
     guidance: Guidance
+    landings: tuple[float, ...] = later(())
+    """Where each step lands, of a sampler whose steps do not land at the next of the times; empty where they do."""
+    clip: float | None = later(None)
+    """Clean estimates are cut to this range, -clip to clip, in every step; None: they are not."""
+
+    @property
+    def steps(self) -> "list[tuple[float, float]]":
+        """From where each step goes and where it lands."""
+        return list(zip(self.times[:-1], self.landings or self.times[1:], strict=True))
 
     @property
     def num_teacher_steps(self) -> int:
@@ -98,7 +107,7 @@ class TeacherRef:
 
     def folder(self, artefact: Path) -> Path:
         """The teacher's folder, for an artefact in the folder `artefact`."""
-        return Path(os.path.normpath(artefact / self.path))
+        return followed(self.path, seen_from=artefact)
 
 
 @dataclass(frozen=True)
@@ -172,16 +181,17 @@ def solve_pf_ode(
     """
     denoise, diffusion = teacher.denoise(condition, ode.guidance), teacher.diffusion
     extrapolate = Extrapolation(diffusion)
-    x = estimate = noise
+    x = noise
     states, estimates = [noise], [noise]
-    for step, (start, end) in enumerate(pairwise(ode.times)):
+    for step, (start, end) in enumerate(ode.steps):
         t, t_next = (torch.full_like(noise[:, 0, 0, 0], value) for value in (start, end))
         output = solver_output(denoise, diffusion, x, t, t_next, solver=ode.solver)
         if ode.solver is Solver.DPMPP_2M:
             output = extrapolate(x, output, t, t_next)
-        if step + 1 in kept:
-            estimate = diffusion.split(x, output, t)[0]
-        x = ddim_step(diffusion, x, output, t, t_next)
+        estimate, noise_hat = diffusion.split(x, output, t)
+        if ode.clip is not None:
+            estimate = estimate.clamp(-ode.clip, ode.clip)
+        x = diffusion.add_noise(estimate, noise_hat, t_next)
         if step + 1 in kept:
             states.append(x)
             estimates.append(estimate)
@@ -298,7 +308,8 @@ def plan_ode(
 ) -> Ode:
     """An evenly spaced solver run for `teacher`; InputError when an option does not fit it.
 
-    Without `spacing` VP's times are the teacher's own, and for DPMPP_2M even in lambda, where it is at its best.
+    Without `solver` and `spacing` it is the teacher's own sampler. With another solver VP's times are the teacher's own
+    too, and for DPMPP_2M even in lambda, where it is at its best.
     """
     solver = solver or teacher.diffusion.default_solver
     check_solver(teacher.diffusion, solver)
@@ -311,10 +322,14 @@ def plan_ode(
     guided_channels = teacher.guided_channels(guidance)
     if not -1 <= guided_channels <= channels:
         raise InputError(f"cfg_channels is {guided_channels}; the latents have {channels}: 0 to {channels}, or -1")
+    diffusion = _as_sampled(teacher.diffusion, solver, spacing)
+    times = diffusion.teacher_times(num_teacher_steps)
     ode = Ode(
-        times=_with_spacing(teacher.diffusion, solver, spacing).teacher_times(num_teacher_steps),
+        times=times,
         solver=solver,
         guidance=replace(guidance, cfg_channels=guided_channels),
+        landings=diffusion.landings(times),
+        clip=diffusion.sampler.clip,
     )
     _check_interval(ode, teacher.diffusion)
     return ode
@@ -329,14 +344,21 @@ def _require_null_class(network: TransformerConfig, guidance: Guidance) -> None:
         )
 
 
-def _with_spacing(diffusion: Diffusion, solver: Solver, spacing: TimeSpacing | None) -> Diffusion:
-    """`diffusion` with the times that a solver run visits; InputError for a spacing where there is none to choose."""
+def _as_sampled(diffusion: Diffusion, solver: Solver, spacing: TimeSpacing | None) -> Diffusion:
+    """`diffusion` with the sampler of a solver run: its own where neither option asks for another.
+
+    InputError for a spacing where there is none to choose.
+    """
     if diffusion.kind is DiffusionKind.FLOW:
         if spacing:
-            raise InputError(f"spacing is {spacing}, and a flow teacher's times are even; leave it out")
+            raise InputError(f"spacing is {spacing}, and a flow teacher's times are its own; leave it out")
+        return diffusion
+    if spacing is TimeSpacing.FLOW_MATCH:
+        raise InputError(f"spacing is {spacing}, which is for flow teachers; choose another")
+    if solver is diffusion.default_solver and spacing in {None, diffusion.spacing}:
         return diffusion
     own = TimeSpacing.LOG_SNR if solver is Solver.DPMPP_2M else diffusion.spacing
-    return replace(diffusion, spacing=spacing or own)
+    return replace(diffusion, spacing=spacing or own, sampler=Sampler(solver=solver))
 
 
 def _check_interval(ode: Ode, diffusion: Diffusion) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ard.condition import Condition, Prompts, padded
 from ard.config import fingerprint_of
 from ard.errors import InputError
+from ard.files import followed
 from ard.models.text_encoder import Encode
 from ard.models.transformer import TransformerConfig
 from ard.sharded.making import Claim, publish_shard, require_claimable
@@ -100,7 +101,7 @@ class TextRef:
 
     def folder(self, artefact: Path) -> Path:
         """The prompts' folder, for an artefact in the folder `artefact`."""
-        return Path(os.path.normpath(artefact / self.path))
+        return followed(self.path, seen_from=artefact)
 
 
 def cleaned(prompt: str) -> str:

@@ -154,14 +154,14 @@ class Overlap:
         self.solved = 0
         self.written: list[int] = []
         self.second_is_solved = threading.Event()
-        self.solve, self.write = collecting._solve_shard, making.write_shard
-        monkeypatch.setattr(collecting, "_solve_shard", self.watch_solve)
+        self.solve, self.write = collecting.solve_shard, making.write_shard
+        monkeypatch.setattr(collecting, "solve_shard", self.watch_solve)
         monkeypatch.setattr(making, "write_shard", self.watch_write)
 
-    def watch_solve(self, *arguments: Any) -> Any:
+    def watch_solve(self, *arguments: Any, **options: Any) -> Any:
         self.solved += 1
         assert len(self.written) >= self.solved - 2, "one shard waits at most"
-        tensors = self.solve(*arguments)
+        tensors = self.solve(*arguments, **options)
         if self.solved == 2:
             self.second_is_solved.set()
         return tensors
@@ -327,6 +327,7 @@ def test_a_part_of_the_ranks_leaves_a_store_that_calls_itself_incomplete(
     monkeypatch.setenv("WORLD_SIZE", "2")
     made("collect", "--teacher", toys / "teacher", "--out", tmp_path, *collect_options)
     assert json.loads(made("trajectories", "info", tmp_path))["complete"] is False
+    monkeypatch.delenv("WORLD_SIZE")
     assert "is incomplete" in complaint("distill", "--trajectories", tmp_path, "--out", tmp_path / "student")
 
 
@@ -450,7 +451,7 @@ def test_a_foreign_shard_in_the_place_of_a_missing_one_is_refused(
 def test_a_teacher_with_weights_that_are_no_numbers_leaves_no_store(
     workspace: Path, complaint: Callable[..., str], collect_options: list[object]
 ) -> None:
-    change_last_bias(workspace / "teacher", torch.nan)
+    change_last_bias(workspace / "teacher", 3e38)  # Finite, but not what comes of it.
     line = complaint("collect", "--teacher", workspace / "teacher", "--out", workspace / "new", *collect_options)
     assert "model.safetensors has NaN or infinity in final_layer.linear.bias" in line
     assert not (workspace / "new").exists()

@@ -24,10 +24,10 @@ from ard.training.distill import DistillConfig, distill_loss
 from ard.training.loop import TrainConfig, learning_rate
 from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import checkpoints
-from ard.trajectories.collect import solve_batch
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online
 from ard.trajectories.reader import TrajectoryReader
+from ard.trajectories.solving import solve_batch
 from ard.trajectories.source import Order, TrajectoryBatch
 
 CPU = torch.device("cpu")

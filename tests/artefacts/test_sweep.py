@@ -11,9 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ard import cli, stages
-from ard.errors import InputError
 from ard.models.weights import load_config, save_model
-from ard.processes import only_worker
 from ard.stages import Stage, run_missing
 
 Made = Callable[..., str]
@@ -26,7 +24,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that stages start; they run in this process, which is quicker."""
     commands: list[list[str]] = []
 
-    def start(arguments: list[str], _: object) -> int:
+    def start(arguments: list[str], *_: object) -> int:
         commands.append(arguments)
         return cli.run(arguments)
 
@@ -112,7 +110,7 @@ def test_a_trial_that_fails_loses_and_does_not_end_the_sweep(
 ) -> None:
     monkeypatch.setattr("ard.sweep.NUM_TUNING", 20)
     well = stages.start
-    monkeypatch.setattr(stages, "start", lambda words, _: 2 if "0.5" in words else well(words, {}))
+    monkeypatch.setattr(stages, "start", lambda words, *_: 2 if "0.5" in words else well(words))
     sweep("--learning-rates", "1e-4,0.5", "--seeds", "5", "--num-steps", "2", "--masks", "diagonal")
     assert published(tmp_path / "sweep")["learning_rates"] == {"x_t solver_step step": 1e-4}
     assert len(started) == 1
@@ -142,13 +140,6 @@ def test_students_of_a_store_that_has_grown_are_not_taken_for_its_own(
     made("collect", "--teacher", workspace / "teacher", "--out", workspace / "store", *collect_options, *more)
     places = ["--trajectories", workspace / "store", "--out", tmp_path / "sweep", "--device", "cpu"]
     assert "stopped" in complaint("sweep", *places, *GRID, *options).splitlines()[-1]
-
-
-def test_two_sweeps_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    with only_worker(tmp_path), pytest.raises(InputError, match="another command works in"), only_worker(tmp_path):
-        pytest.fail("two at a time")
-    with only_worker(tmp_path):
-        pass
 
 
 def test_the_folder_of_all_stages_stands_where_out_is_a_whole_word(tmp_path: Path) -> None:
@@ -193,7 +184,7 @@ def test_a_stage_is_recorded_when_it_has_ended_well_and_not_before(
     pair = [Stage("one", ("sample",)), Stage("two", ("sample",), option="--json", computes=False)]
     seen: list[list[str]] = []
 
-    def start(arguments: list[str], _: object) -> int:
+    def start(arguments: list[str], *_: object) -> int:
         seen.append(arguments)
         next(Path(word) for word in arguments if word.startswith(str(tmp_path))).mkdir()
         return 0

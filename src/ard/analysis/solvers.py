@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ard.diffusion import Solver, TimeSpacing
+from ard.diffusion import Solver
+from ard.spacing import TimeSpacing
 from ard.table import as_text
 from ard.teacher import Guidance, Ode, Teacher, plan_ode, solve_pf_ode
 from ard.types import Labels, Latents

@@ -9,8 +9,10 @@ from ard.cli.help_texts import kept_help
 from ard.cli.messages import complain, explained
 from ard.cli.parsing import parse
 from ard.cli.streams import make_patient
+from ard.cli.workplace import workplace
 from ard.errors import InputError
 from ard.processes import die_with_parent
+from ard.stopping import Stopped, stopping_at_once
 
 __all__ = ["COMMANDS", "main", "parse", "run"]
 
@@ -27,18 +29,20 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit status of `ard` with these arguments."""
+    """The exit status of `ard` with these arguments: 0, 2 for a bad input, 128 and the signal's number when stopped."""
     try:
-        _run(arguments)
+        with stopping_at_once():
+            _run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()  # A disk that is full is told here, and not at the very end.
     except InputError as error:
         return complain(str(error))
     except OSError as error:
         return complain(explained(error))
-    except KeyboardInterrupt:
-        print("ard: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if "ARD_PARENT" not in os.environ:  # Which tells it itself.
+            print(f"ard: {str(stop) or 'stopped'}", file=sys.stderr)
+        return stop.status if isinstance(stop, Stopped) else 130
     return 0
 
 
@@ -56,4 +60,6 @@ def _run(arguments: list[str]) -> None:
             if options in (["-h"], ["--help"]):
                 print(kept_help(verb), end="")
             else:
-                parse(verb, options).run()
+                command = parse(verb, options)
+                with workplace(verb, command):
+                    command.run()

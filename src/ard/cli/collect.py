@@ -7,16 +7,17 @@ from typing import Literal
 
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, default_workers, resolve_device
-from ard.diffusion import Solver, TimeSpacing
+from ard.diffusion import Solver
 from ard.errors import InputError
 from ard.models.student import StateKind
 from ard.presets import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
+from ard.spacing import TimeSpacing
 from ard.teacher import Guidance, load_teacher, plan_ode
 from ard.text import EncodedText
 from ard.timegrid import check_indices, uniform_indices
 from ard.trajectories.collect import collect, plan_store, with_measured_error
-from ard.trajectories.execution import Execution
+from ard.trajectories.execution import Execution, executed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +113,13 @@ class Collect:
         workers = self.workers or default_workers(device)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "workers": workers, "out": self.out})
-        manifest = with_measured_error(self.out, manifest, device=device)
+        runner = executed(teacher, self.execution)
+        manifest = with_measured_error(self.out, manifest, teacher, runner, device=device)
         if manifest.x_0_error is not None:
             told = f"first {min(self.num, self.batch_size)} images against eager fp32"
             print(f"{told}: relative error {manifest.x_0_error:.3g}")
         with progress_bar(self.num, "collect", unit="traj") as bar:
-            collect(self.out, manifest, device=device, workers=workers, progress=bar.update)
+            collect(self.out, manifest, runner, device=device, workers=workers, progress=bar.update)
         print(f"trajectories {self.out}: {self.num} in {manifest.num_shards} shards")
 
     def _kept(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
+from ard.origin import find_teacher
 from ard.references import MIN_SAMPLES, References, references_in
 from ard.students import StudentCard, load_card
 
@@ -43,6 +44,6 @@ def resolve_compared(
     if not students:
         raise InputError("--student is empty; name at least one student's folder")
     where, cards = resolve_device(device), [load_card(folder) for folder in students]
-    teacher = teacher or cards[0].teacher.folder(students[0])
+    teacher = teacher or find_teacher(cards[0].teacher, students[0])
     kept = references_in(references or teacher / "evaluation", num=num)
     return Compared(cards=cards, teacher=teacher, references=kept, device=where)

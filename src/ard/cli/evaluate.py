@@ -31,7 +31,7 @@ from ard.evaluation.protocol import (
 from ard.evaluation.real import open_real
 from ard.evaluation.result import NUM_SAMPLES, format_result
 from ard.outputs import Outputs
-from ard.ranks import rank_and_world
+from ard.ranks import rank_and_world, require_one_process
 from ard.references import evaluate_students
 from ard.sample_folder import require_whole
 from ard.table import format_rows
@@ -155,6 +155,7 @@ class Evaluate:
         return self.batch_size if self.batch_size is not None else (256 if self.student else 64)
 
     def _evaluate_students(self) -> None:
+        require_one_process("ard evaluate --student")
         compared = resolve_compared(
             self.student,
             teacher=self.teacher,

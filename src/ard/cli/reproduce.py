@@ -45,6 +45,11 @@ class Reproduce:
     dry_run: bool = False
     """Print the commands, what they need and what they cost, and do nothing."""
 
+    @property
+    def folder(self) -> Path:
+        """Where everything lies."""
+        return self.out or Path("runs") / f"reproduce-{self.scale}"
+
     def run(self) -> None:
         """Run what is missing."""
         if self.jobs < 0:
@@ -54,7 +59,7 @@ class Reproduce:
             raise InputError(
                 f"--scale {self.scale} does not take {changed[0]}; see which scale an option names in --help"
             )
-        out = self.out or Path("runs") / f"reproduce-{self.scale}"
+        out = self.folder
         match self.scale:
             case Scale.TINY if self.dry_run:
                 print_plan({"tiny": self.tiny, "out": out, "stages": plan(out, self.tiny)})

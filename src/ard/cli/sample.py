@@ -24,14 +24,16 @@ from ard.cli.sample_job import Job, Models
 from ard.config import fingerprint_of, to_plain
 from ard.decoding import find_autoencoder, load_decoder, space_of_student, space_of_teacher
 from ard.devices import DeviceName, resolve_device
-from ard.diffusion import Solver, TimeSpacing
+from ard.diffusion import Solver
 from ard.errors import InputError, require_at_least
 from ard.fast_sampling import Speed
 from ard.models.autoencoder import AutoencoderCard
+from ard.origin import find_teacher
 from ard.pictures import Pixels, SampleOutput, sample_output
 from ard.presets.preset import NUM_TEACHER_STEPS
 from ard.progress import progress_bar
 from ard.seeds import in_words
+from ard.spacing import TimeSpacing
 from ard.students import StudentCard, load_student
 from ard.teacher import Guidance, load_teacher, load_teacher_card, plan_ode
 
@@ -226,7 +228,7 @@ class Sample:
     def _teacher_rows(self, cards: list[StudentCard], device: torch.device) -> list[GridRow]:
         if not self.grid or self.teacher_rows is TeacherRows.NONE:
             return []
-        folder = self.teacher or cards[0].teacher.folder(self.student[0])
+        folder = self.teacher or find_teacher(cards[0].teacher, self.student[0])
         return teacher_grid_rows(cards, folder, self.teacher_rows, device=device)
 
     def _teacher(self, device: torch.device) -> Models:

@@ -11,6 +11,7 @@ import torch
 
 from ard.errors import InputError
 from ard.models.student import StudentConfig
+from ard.origin import find_teacher
 from ard.teacher import Teacher, load_teacher
 from ard.text import EncodedText
 from ard.training.loop import TrainConfig
@@ -48,7 +49,7 @@ class Supply:
 def stored(store: Path, teacher_folder: Path | None, device: torch.device) -> Supply:
     """A store; InputError when there is none, or when the teacher that is found did not make it."""
     manifest, _ = load_manifest(store)
-    folder = teacher_folder or manifest.teacher.folder(store)
+    folder = teacher_folder or find_teacher(manifest.teacher, store)
     teacher = load_teacher(folder, device)
     if teacher.hash != manifest.teacher.hash:
         raise InputError(

@@ -10,7 +10,7 @@ from ard.figures import require_matplotlib
 from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
-from ard.processes import only_worker
+from ard.origin import find_teacher
 from ard.references import MIN_SAMPLES, references_in, require_data
 from ard.sweep import HEADER, Place, body_of, run_sweep
 from ard.table import as_text, floor_note
@@ -101,8 +101,7 @@ class Sweep:
             names = [f"{cell.design.name}-seed{cell.seed}, rate to be tuned" if tuned else cell.name for cell in cells]
             trials = [cell.name for cell in grid.trials(depth)] if tuned else []
             return print_plan({"grid": grid, "place": place, "trials": trials, "students": names})
-        with only_worker(self.out):
-            results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
+        results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
         print(as_text(HEADER, body_of(results)))
         print(floor_note(results.floor))
         print(f"numbers: {self.out / 'results.json'}\nfigure: {self.out / 'sweep.svg'}")
@@ -132,7 +131,7 @@ class Sweep:
     def _place(self, workers: int) -> Place:
         """Where everything lies."""
         manifest, _ = load_manifest(self.trajectories)
-        teacher = self.teacher or manifest.teacher.folder(self.trajectories)
+        teacher = self.teacher or find_teacher(manifest.teacher, self.trajectories)
         return Place(
             out=self.out,
             store=self.trajectories,

@@ -21,7 +21,6 @@ from ard.evaluation.protocol import Weights, load_networks
 from ard.files import read_json, write_atomically
 from ard.presets import TABLE_1_PRESETS
 from ard.presets.commands import collect_arguments, distill_arguments
-from ard.processes import only_worker
 from ard.reproduce.paper import TABLE_1, TABLE_1_ADVERSARIAL, PaperRow
 from ard.stages import Stage, run_missing
 from ard.table import as_markdown
@@ -122,9 +121,8 @@ def run_imagenet(out: Path, config: ImagenetConfig, *, device: DeviceName, jobs:
         words = ", ".join(f"{option} ({what})" for option, what in absent.items())
         raise InputError(f"imagenet256 needs what is not there: {words}; nothing is downloaded, give the paths")
     _check(config, resolve_device(device))
-    with only_worker(out):
-        for name, group in stages(config):
-            run_missing(out, group, device=device, jobs=1 if name == "trajectories" else jobs, title=name)
+    for name, group in stages(config):
+        run_missing(out, group, device=device, jobs=1 if name == "trajectories" else jobs, title=name)
     write_atomically(out / "report.md", imagenet_report(out).encode())
     return out / "report.md"
 

@@ -17,7 +17,6 @@ from ard.files import read_json, write_atomically, write_json
 from ard.grids import Cell, Grid
 from ard.history import HistoryMask
 from ard.models.transformer import SIZES
-from ard.processes import only_worker
 from ard.references import MIN_SAMPLES, references_in
 from ard.reproduce.recipes import RECIPES, Recipe
 from ard.reproduce.report import report
@@ -134,7 +133,7 @@ def run_tiny(out: Path, config: TinyConfig, *, device: DeviceName, jobs: int) ->
     resolve_device(device)
     load_data("digits")
     require_matplotlib()
-    with only_worker(out), _stopwatch(out / "seconds.json"):
+    with _stopwatch(out / "seconds.json"):
         for number, (name, stages) in enumerate(data_stages(config), 1):
             run_missing(out, stages, device=device, jobs=jobs, title=f"[{number}/5] {name}")
         place = tiny_place(out, config, device=device, jobs=jobs)

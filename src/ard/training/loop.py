@@ -17,7 +17,9 @@ from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_json
 from ard.models.weights import require_whole_model
 from ard.progress import progress_bar
+from ard.ranks import require_one_process
 from ard.seeds import require_seed
+from ard.stopping import stopping
 from ard.training.companion import Alone, Companion
 from ard.training.log import Log
 from ard.training.state import AverageOn, TrainState, new_state, resume, save_checkpoint, trained_parameters
@@ -115,8 +117,10 @@ def train(
 
     `loss_at(number)` is the loss of a pass; update `step` has the passes from `step * accumulate` on, one at a time.
     `run` is the resolved configuration: a folder that holds another run is refused. `groups` are AdamW's parameter
-    groups, whose "factor" multiplies their learning rate. `companion` is what is trained beside the module.
+    groups, whose "factor" multiplies their learning rate. `companion` is what is trained beside the module. A signal
+    ends the run by Stopped after a last checkpoint.
     """
+    require_one_process("training")
     _claim(folder, run)
     fused = next(module.parameters()).device.type in {"cpu", "cuda"}
     parameters = list(trained_parameters(module).values())
@@ -127,7 +131,7 @@ def train(
     resume(folder / "checkpoints", state, keep=config.keep_checkpoints)
     log = Log(folder, state.step)
     started = time.monotonic() - state.seconds
-    with progress_bar(config.iterations, description, unit="it", done=state.step) as bar:
+    with stopping() as stop, progress_bar(config.iterations, description, unit="it", done=state.step) as bar:
         while state.step < config.iterations:
             rate = learning_rate(config, state.step)
             for group in optimiser.param_groups:
@@ -141,13 +145,16 @@ def train(
             state.step += 1
             log.add(loss, norm)
             bar.update()
-            keep = state.step % config.checkpoint_every == 0 or state.step == config.iterations
+            last, asked = state.step == config.iterations, stop.asked
+            keep = last or asked or state.step % config.checkpoint_every == 0
             if keep or state.step % config.log_every == 0:
                 state.seconds = time.monotonic() - started
                 bar.set_postfix(loss=f"{log.write(state, rate):.3g}")
             if keep:
                 log.flush()
                 save_checkpoint(folder / "checkpoints", state, keep=config.keep_checkpoints)
+            if asked and not last:
+                stop.pause(f"update {state.step} of {config.iterations} is kept; the same command goes on from there")
     return state
 
 

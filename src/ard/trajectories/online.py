@@ -23,8 +23,9 @@ from ard.seeds import NUM_SEEDS
 from ard.teacher import Guidance, Teacher, plan_ode
 from ard.text import EncodedText
 from ard.timegrid import check_indices
-from ard.trajectories.collect import plan_store, solve_batch
+from ard.trajectories.collect import plan_store
 from ard.trajectories.manifest import Manifest
+from ard.trajectories.solving import solve_batch
 from ard.trajectories.source import Order, TrajectoryBatch, TrajectorySource
 
 EVALUATION_SEEDS = range(1_000_000, 1_000_000_000)  # What evaluation and tuning take their noises from.

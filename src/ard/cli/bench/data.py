@@ -9,6 +9,7 @@ from ard.bench.reading import reading_rate
 from ard.cli.bench.common import Bench, check_json, written
 from ard.cli.options import print_plan
 from ard.config import to_plain
+from ard.devices import one_thread
 from ard.errors import require_at_least
 
 
@@ -36,7 +37,7 @@ class DataBench(Bench):
             print_plan(to_plain(self))
             return None
         check_json(self, "data")
-        torch.set_num_threads(1)
-        rate = reading_rate(num=self.num, batch_size=self.batch_size, rounds=self.rounds)
+        with one_thread(torch.device("cpu")):
+            rate = reading_rate(num=self.num, batch_size=self.batch_size, rounds=self.rounds)
         print(f"{rate.median:,.0f} trajectories/s (slowest {rate.slowest:,.0f}, fastest {rate.fastest:,.0f})")
         return written(self, "data", asdict(rate))
