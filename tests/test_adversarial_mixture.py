@@ -72,7 +72,7 @@ def trained(folder: Path, start: Student | None, *, adversarial: bool, iteration
         return student
     options = AdversarialConfig(real=RealSource.TEACHER, adversarial_warmup=40, adversarial_cap=10.0)
     real_at = real_samples(RealSource.TEACHER, reader, "mixture", seed=0)
-    adversary = Adversary(student, frozen, real_at, probe_from(reader, torch.device("cpu")), options, seed=0)
+    adversary = Adversary(student, frozen, real_at, probe_from(reader, frozen, torch.device("cpu")), options, seed=0)
     loss = adversarial_loss(student_pass(student, reader, schedule, DistillConfig()), adversary)
     train(student, loss, schedule, folder, run={}, description="R + D", companion=adversary)
     return student

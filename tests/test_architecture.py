@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
     {"types", "errors"},
-    {"extras", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
+    {"extras", "draws", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
     {"devices", "distributed"},
     {"spacing", "vp_table"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
@@ -26,7 +26,7 @@ ROWS: tuple[set[str], ...] = (
     {"sharded"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts", "origin"},
-    {"losses", "sampling", "pictures", "latents", "decoding"},
+    {"losses", "sampling", "pictures", "latents", "decoding", "pipeline_inputs"},
     {"sample_folder"},
     {"fast_sampling"},
     {"training", "evaluation"},

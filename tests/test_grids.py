@@ -1,14 +1,17 @@
 """A grid of students: which cells are equal, which learning rate each gets, and what trains them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ard.cli import parse
+from ard.diffusion import DiffusionKind
 from ard.errors import InputError
 from ard.grids import Cell, Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
+from ard.teacher import Teacher
 
 DEPTH = 4
 EVERY_MASK = tuple(HistoryMask)
@@ -117,13 +120,15 @@ def test_one_rate_is_for_all_and_none_means_the_tuned_ones() -> None:
     assert set(every.default_rates(DEPTH)) == {design.arm for design in every.designs(DEPTH)}
 
 
-def test_the_lists_of_the_command_become_the_axes_of_the_grid() -> None:
+def test_the_lists_of_the_command_become_the_axes_of_the_grid(make_teacher: Callable[..., Teacher]) -> None:
     words = ["--num-steps", "2,4", "--masks", "M1,anchor,M4", "--history-blocks", "1-2,all", "--seeds", "0-1,7"]
     words += ["--state", "x_t,x_0_hat", "--own-history", "0,0.5", "--learning-rates", "1e-3,2e-3"]
-    grid = parse("sweep", ["--trajectories", "store", "--out", "out", *words])._grid()
+    grid = parse("sweep", ["--trajectories", "store", "--out", "out", *words])._grid(make_teacher(DiffusionKind.VP))
     assert (grid.num_steps, grid.history_blocks, grid.seeds) == ((2, 4), (1, 2, -1), (0, 1, 7))
     assert grid.masks == (HistoryMask.DIAGONAL, HistoryMask.ANCHOR, HistoryMask.CAUSAL)
     assert grid.states == tuple(StateKind)
+    assert (grid.diffusion.kind, grid.predictions) == (DiffusionKind.VP, (None,))
+    assert {one.student.prediction for one in grid.designs(DEPTH)} == {Prediction.BOUNDED_STEP, Prediction.NEXT_STATE}
     assert (grid.own_histories, grid.learning_rates) == ((0.0, 0.5), (1e-3, 2e-3))
 
 

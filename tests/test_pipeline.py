@@ -4,8 +4,10 @@ import inspect
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Generator, Tensor
 
 from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask
-from ard.models.autoencoder import load_autoencoder
+from ard.models.autoencoder import LatentScale, load_autoencoder
 from ard.pictures import to_pictures, to_pixels
 from ard.pipeline import ARDPipeline, ARDStudentModel, _check_components, student_model
 from ard.sampling import sample
@@ -252,17 +254,39 @@ def refuse(**options: Any) -> Callable[[ARDPipeline], object]:
     return lambda pipeline: pipeline(**{"class_labels": LABELS, **options})
 
 
+OTHER = torch.zeros(4, 1, 9, 8)
 REFUSALS: dict[str, tuple[int, Callable[[ARDPipeline], object], str]] = {
     "a prompt": (1, refuse(class_labels=None, prompt="a dog"), "knows classes, no text: give class_labels in place"),
     "no label": (1, refuse(class_labels=None), r"class_labels is empty; allowed: 0 to 4, or a name in pipe.labels"),
+    "an empty list": (1, refuse(class_labels=[]), r"class_labels is empty; allowed: 0 to 4"),
     "a label too large": (1, refuse(class_labels=5), "class label 5 is unknown; allowed: 0 to 4"),
     "a label below zero": (1, refuse(class_labels=[-1]), "class label -1 is unknown; allowed: 0 to 4"),
     "an unknown name": (1, refuse(class_labels="dog"), "class label 'dog' is unknown"),
+    "a number with a fraction": (1, refuse(class_labels=3.7), "class label 3.7 is unknown; allowed: 0 to 4"),
+    "yes": (1, refuse(class_labels=True), "class label True is unknown"),
+    "yes among labels": (1, refuse(class_labels=[1, True]), "class label True is unknown"),
+    "numpy's yes": (1, refuse(class_labels=np.bool_(1)), "class label True is unknown"),
+    "an array of fractions": (1, refuse(class_labels=np.array([1.5])), "class label 1.5 is unknown"),
+    "a tensor of fractions": (1, refuse(class_labels=torch.tensor([2.0])), "class label 2.0 is unknown"),
+    "a mapping": (1, refuse(class_labels={"a": 1}), "class label {'a': 1} is unknown"),
     "too few generators": (1, refuse(generator=seeded()[:3]), "3 generators for 4 pictures; give one, or one for each"),
-    "other latents": (1, refuse(latents=torch.zeros(4, 1, 9, 8)), "latents is 4 x 1 x 9 x 8; .* need 4 x 1 x 8 x 8"),
+    "a seed": (1, refuse(generator=7), r"generator is 7; a torch.Generator is expected, such as torch.Generator\(\)"),
+    "seeds": (1, refuse(generator=SEEDS), r"generator is \[5, 6, 7, 1000000\]; a torch.Generator is expected"),
+    "other latents": (1, refuse(latents=OTHER), "latents is 4 x 1 x 9 x 8; .* need 4 x 1 x 8 x 8"),
+    "an array of others": (1, refuse(latents=OTHER.numpy()), "latents is 4 x 1 x 9 x 8; .* need 4 x 1 x 8 x 8"),
+    "a number as latents": (1, refuse(latents=3), "latents is a single number; .* need 4 x 1 x 8 x 8"),
+    "words as latents": (1, refuse(latents="noise"), "latents is 'noise'; a tensor or an array of numbers is expected"),
+    "complex latents": (1, refuse(latents=torch.zeros(4, 1, 8, 8, dtype=torch.cfloat)), "an array of numbers is"),
     "other steps": (1, refuse(num_inference_steps=50), "is 50; this student was distilled for 3 steps only"),
+    "steps in words": (1, refuse(num_inference_steps=[3]), r"is \[3\]; this student was distilled for 3 steps only"),
+    "another height": (1, refuse(height=16), "height is 16; this student makes pictures of 8 x 8: leave it out"),
+    "another width": (1, refuse(width=16), "width is 16; this student makes pictures of 8 x 8: leave it out"),
+    "guidance": (1, refuse(guidance_scale=4.5), "guidance_scale is 4.5; guidance is learned, with the teacher's scale"),
+    "guidance as a tensor": (1, refuse(guidance_scale=torch.ones(2)), "guidance_scale is tensor"),
+    "a negative prompt": (1, refuse(negative_prompt="blurry"), "negative_prompt is 'blurry'; guidance is learned"),
+    "embeddings": (1, refuse(class_labels=None, prompt_embeds=torch.ones(1, 2, 3)), "knows classes, no text"),
     "an output type": (1, refuse(output_type="jpg"), "'jpg'; allowed: pil, np, pt, latent"),
-    "no images": (1, refuse(num_images_per_prompt=0), "num_images_per_prompt is 0; at least 1"),
+    "no images": (1, refuse(num_images_per_prompt=0), "num_images_per_prompt is 0; .* at least 1"),
     "other tensors": (1, refuse(callback_on_step_end_tensor_inputs=["noise"]), "names noise; allowed: latents"),
     "no autoencoder": (2, refuse(), "makes latents of 2 channels and the pipeline has no vae to decode them"),
     "tiles of pictures": (1, lambda pipeline: pipeline.enable_vae_tiling(), "this pipeline has no vae"),
@@ -275,6 +299,52 @@ def test_what_a_student_cannot_do_is_refused_in_one_line(case: str, make_pipelin
     with pytest.raises(InputError, match=words) as refusal:
         ask(make_pipeline(channels, {"0": "zero"}))
     assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.tensor(LABELS),
+        torch.tensor(LABELS, dtype=torch.uint8),
+        np.array(LABELS),
+        np.array(LABELS, dtype=np.int16),
+        [np.int64(3), torch.tensor(0), 4, np.uint8(1)],
+        tuple(LABELS),
+        np.array(["3", "zero", "4", "one"], dtype=object),
+    ],
+    ids=lambda labels: f"{type(labels).__name__} {getattr(labels, 'dtype', '')}",
+)
+def test_labels_are_numbers_and_names_of_any_kind(labels: Any, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(names={"0": "zero", "1": "one", "3": "3", "4": "4"})
+    assert torch.equal(drawn(pipeline, labels), drawn(pipeline))
+
+
+@pytest.mark.parametrize("label", [3, np.int64(3), torch.tensor(3), np.array(3)], ids=lambda one: type(one).__name__)
+def test_one_label_alone_may_be_any_whole_number(label: Any, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline()
+    assert torch.equal(drawn(pipeline, label, [5]), drawn(pipeline, [3], [5]))
+
+
+def test_noise_may_be_an_array_and_what_is_the_students_own_may_be_said(make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline()
+    noise = noise_for_seeds(torch.tensor(SEEDS), (1, 8, 8))
+    own = {"height": 8, "width": 8, "num_inference_steps": 3, "guidance_scale": 1.25, "negative_prompt": ""}
+    for latents in (noise, noise.double(), noise.numpy(), noise.double().numpy(), noise.tolist()):
+        images = pipeline(LABELS, latents=latents, output_type="latent", **own).images
+        assert torch.equal(images, drawn(pipeline))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_pictures_do_not_depend_on_torchs_default_type(default: torch.dtype, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(4)
+    images = drawn(pipeline, output_type="pt")
+    torch.set_default_dtype(default)
+    try:
+        assert torch.equal(drawn(pipeline, output_type="pt"), images)
+        assert noise_for_seeds(torch.tensor(SEEDS), (1, 8, 8)).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_latents_can_be_had_without_an_autoencoder(make_pipeline: MakePipeline) -> None:
@@ -330,6 +400,10 @@ class TestFolder:
             _check_components(student, other)
         with pytest.raises(InputError, match="decodes latents of 4 channels, and the student makes 2"):
             ARDPipeline(student, vae)
+        own, card = make_carded_student(4)
+        scaled = student_model(own, replace(card, latents=LatentScale(scaling_factor=0.13025)))
+        with pytest.raises(InputError, match=r"scales its latents by 0\.18215, the teacher's by 0\.13025; decode"):
+            ARDPipeline(scaled, vae)
 
     def test_a_card_is_written_and_an_edited_one_is_carried_on(
         self, make_pipeline: MakePipeline, reloaded: Callable[..., ARDPipeline], tmp_path: Path
@@ -421,6 +495,29 @@ class TestPlacement:
         assert not torch.equal(tau, tau.bfloat16().float())
         assert rounded.dtype == torch.float32
         assert 0 < (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+    def test_weights_stored_in_8_bits_compute_in_the_precision_that_they_are_cast_to(
+        self, make_pipeline: MakePipeline
+    ) -> None:
+        exact, pipeline = drawn(make_pipeline()), make_pipeline().to(torch.bfloat16)
+        pipeline.student.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+        stored = {value.dtype for value in pipeline.student.parameters()}
+        assert stored == {torch.float8_e4m3fn, torch.bfloat16}
+        assert 0 < (drawn(pipeline) - exact).abs().mean() < 0.2 * exact.abs().mean()
+
+    def test_a_precision_that_the_rest_was_not_loaded_in_is_told(self, make_pipeline: MakePipeline) -> None:
+        pipeline = make_pipeline()
+        pipeline.student.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+        with pytest.raises(InputError, match=r"compute in torch.bfloat16, all else in torch.float32; load it with"):
+            drawn(pipeline)
+
+    def test_dynamically_quantised_layers_are_drawn_with(self, make_pipeline: MakePipeline) -> None:
+        exact, pipeline = drawn(make_pipeline()), make_pipeline()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantise = torch.ao.quantization.quantize_dynamic
+            pipeline.student.student = quantise(pipeline.student.student, {torch.nn.Linear}, torch.qint8)
+            assert 0 < (drawn(pipeline) - exact).abs().mean() < 0.2 * exact.abs().mean()
 
     def test_offloading_moves_the_models_in_the_order_in_which_they_run(
         self, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch

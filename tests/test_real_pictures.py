@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.datasets.picture_set import PictureSet, centre_crop
+from ard.datasets.centre_crop import centre_crop
+from ard.datasets.picture_set import PictureSet
 from ard.datasets.real import open_pictures
 from ard.errors import InputError, MissingExtraError
 
@@ -127,16 +128,18 @@ class TestSources:
                 samples = list(group_by_keys(tar_file_expander([{"url": str(shard), "stream": file}])))
             theirs += [(sample["png"], int(sample["cls"])) for sample in samples if "cls" in sample]
         ours = open_pictures(tars)
-        assert [(ours.read(index), int(ours.labels[index])) for index in range(ours.count)] == theirs
+        assert [(ours.open(index).read(), int(ours.labels[index])) for index in range(ours.count)] == theirs
 
     def test_nothing_of_a_tar_is_unpickled(self, tmp_path: Path) -> None:
         bomb = b"cbuiltins\nprint\n(S'boom'\ntR."
         files = {"0.png": png(0), "0.cls": b"0", "0.pyd": bomb, "0.pkl": bomb, "0.pickle": bomb}
         assert open_pictures(write_tar(tmp_path / "bomb.tar", files)).count == 1
 
-    def test_a_file_that_changes_makes_another_identity(self, folder: Path) -> None:
+    def test_pictures_are_known_by_their_names_so_that_one_may_be_repaired(self, folder: Path) -> None:
         before = open_pictures(folder).identity
         (folder / "cat" / "0.png").write_bytes(png(1))
+        assert open_pictures(folder).identity == before
+        (folder / "cat" / "0.png").rename(folder / "cat" / "00.png")
         assert open_pictures(folder).identity != before
 
     def test_a_folder_that_moves_keeps_its_identity(self, folder: Path, tars: Path, tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def _spoil(folder: Path, name: str, content: bytes | None) -> None:
 REFUSALS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "nothing there": (shutil.rmtree, "", "is no folder of pictures"),
     "an empty folder": (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "", "holds no pictures"),
-    "no picture": (lambda folder: _spoil(folder, "cat/0.png", b"GIF89a"), "", "0.png cannot be decoded"),
+    "no picture": (lambda folder: _spoil(folder, "cat/0.png", b"GIF89a"), "", "0.png is none of PNG, JPEG, WebP"),
     "half a picture": (lambda folder: _spoil(folder, "dog/2.png", png(2)[:200]), "", "2.png cannot be decoded"),
     "pictures beside classes": (
         lambda folder: _spoil(folder, "7.png", png(7)),
@@ -196,7 +199,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "tars without pictures": (
         lambda folder: write_tar(folder / "a.tar", {"0.txt": b""}),
         "a.tar",
-        "no .jpg, .jpeg or .png in 1 tars",
+        "a.tar holds no pictures (PNG, JPEG, WebP, BMP and TIFF) in 1 tars, but 1 .txt file",
     ),
     "a cut tar": (
         lambda folder: _spoil(folder, "a.tar", write_tar(folder / "b.tar", {"0.png": bytes(4000)}).read_bytes()[:2000]),

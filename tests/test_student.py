@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ard.diffusion import Diffusion, DiffusionKind, ddim_step
+from ard.diffusion import LEAST_ALPHA, Diffusion, DiffusionKind, ddim_step
 from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask, block_mask
 from ard.models.layers import attend_self
@@ -25,6 +25,7 @@ DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 SHARED, GATED = HistoryAttention.SHARED, HistoryAttention.GATED
 ALL = -1
 LABEL = torch.tensor([4, 1])
+SOLVER = {"prediction": Prediction.SOLVER_STEP}
 
 every_mask = pytest.mark.parametrize("mask", HistoryMask)
 every_history = pytest.mark.parametrize("history", HistoryAttention)
@@ -400,7 +401,7 @@ def test_before_the_first_update_the_student_is_the_unguided_teacher(
     make_teacher: MakeTeacher,
     make_latents: MakeLatents,
 ) -> None:
-    config = {"num_steps": 3, "mask": mask, "history": history, "history_blocks": history_blocks}
+    config = {"num_steps": 3, "mask": mask, "history": history, "history_blocks": history_blocks, **SOLVER}
     assert_is_the_teacher(make_student(kind, fresh=True, **config), make_teacher(kind), make_latents(2))
 
 
@@ -415,7 +416,7 @@ def test_so_it_is_with_any_number_of_steps_and_heads(
     make_teacher: MakeTeacher,
     make_latents: MakeLatents,
 ) -> None:
-    student = make_student(kind, fresh=True, num_steps=num_steps, per_step_heads=per_step_heads)
+    student = make_student(kind, fresh=True, num_steps=num_steps, per_step_heads=per_step_heads, **SOLVER)
     assert_is_the_teacher(student, make_teacher(kind), make_latents(2))
 
 
@@ -428,12 +429,98 @@ def test_with_shared_history_it_is_not(
     make_teacher: MakeTeacher,
     make_latents: MakeLatents,
 ) -> None:
-    student = make_student(kind, fresh=True, num_steps=3, mask=mask, history=SHARED, history_blocks=1)
+    student = make_student(kind, fresh=True, num_steps=3, mask=mask, history=SHARED, history_blocks=1, **SOLVER)
     wanted = unguided(make_teacher(kind), make_latents(2), student)
     own = sample(student, make_latents(2), condition=LABEL)
     assert_equal(own[:, 1], wanted[:, 1])
     assert differ(own[:, 2], wanted[:, 2])
     assert differ(own[:, 3], wanted[:, 3])
+
+
+# What it predicts is bounded.
+
+
+def gains(student: Student) -> Tensor:
+    """How much each step's next state moves with the network's output, without the network."""
+    x, tau = torch.zeros(student.config.num_steps, 1, 1, 1, dtype=torch.float64), student.tau.double()
+    return (student.next_state(x, x + 1, tau[:-1], tau[1:]) - student.next_state(x, x, tau[:-1], tau[1:])).flatten()
+
+
+@every_kind
+@pytest.mark.parametrize("state", StateKind)
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_by_default_no_step_magnifies_what_the_network_puts_out(
+    kind: DiffusionKind, state: StateKind, num_steps: int, make_student: MakeStudent
+) -> None:
+    assert (gains(make_student(kind, num_steps=num_steps, state=state)).abs() <= 1 / LEAST_ALPHA).all()
+
+
+def test_a_solver_step_from_pure_vp_noise_magnifies_it_150_times(make_student: MakeStudent) -> None:
+    student = make_student(DiffusionKind.VP, num_steps=1, **SOLVER)
+    alpha, sigma = student.diffusion.alpha_sigma(student.tau[:1].double())
+    assert_equal(gains(student), -sigma / alpha)
+    assert (gains(student) < -150).all()
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_the_first_loss_and_gradient_of_every_step_are_of_the_size_of_the_states(
+    num_steps: int, make_student: MakeStudent, make_latents: MakeLatents
+) -> None:
+    """A teacher that errs in eps by a tenth, as one does at noise that it hardly saw: its solver's step explodes."""
+    losses, norms = {}, {}
+    for prediction in (None, Prediction.SOLVER_STEP):
+        student = make_student(DiffusionKind.VP, num_steps=num_steps, prediction=prediction)
+        x, error = make_latents(num_steps), 0.1 * make_latents(2 * num_steps)[num_steps:]
+        tau = student.tau.double()
+        output = (x + error).requires_grad_()
+        steps = student.next_state(x, output, tau[:-1], tau[1:]).square().flatten(1).mean(1)
+        losses[prediction] = steps.detach()
+        norms[prediction] = torch.autograd.grad(steps.sum(), output)[0].flatten(1).norm(dim=1)
+    assert (losses[None] < 5).all()
+    assert (norms[None] < 1).all()
+    assert norms[Prediction.SOLVER_STEP][0] > 5 * norms[None][0]
+    if num_steps == 1:
+        assert losses[Prediction.SOLVER_STEP][0] > 30 * losses[None][0]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_a_bounded_step_is_the_solvers_where_the_signal_is_strong(num_steps: int, make_student: MakeStudent) -> None:
+    times = torch.arange(1, 1001, dtype=torch.float64)
+    x, output = torch.randn(2, 1000, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    bounded, exact = (
+        make_student(DiffusionKind.VP, num_steps=num_steps, prediction=one).next_state(x, output, times, times - 1)
+        for one in (Prediction.BOUNDED_STEP, Prediction.SOLVER_STEP)
+    )
+    strong = Diffusion(kind=DiffusionKind.VP).alpha_sigma(times)[0] >= LEAST_ALPHA
+    assert_equal(bounded[strong], exact[strong])
+    assert differ(bounded[~strong], exact[~strong])
+
+
+@every_kind
+@pytest.mark.parametrize("state", StateKind)
+def test_every_prediction_of_the_true_states_gives_the_next_one(
+    kind: DiffusionKind, state: StateKind, make_student: MakeStudent
+) -> None:
+    """From x_t = alpha x_0 + sigma noise, each quantity's true value leads to the same next state."""
+    diffusion = Diffusion(kind=kind)
+    t, t_next = (torch.full((3,), value * diffusion.max_time, dtype=torch.float64) for value in (0.3, 0.1))
+    x_0, noise = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x, after = diffusion.add_noise(x_0, noise, t), diffusion.add_noise(x_0, noise, t_next)
+    wanted = after if state is StateKind.X_T else x_0
+    alpha, sigma = (value.view(-1, 1, 1, 1) for value in diffusion.alpha_sigma(t))
+    velocity = alpha * noise - sigma * x_0 if kind is DiffusionKind.VP else noise - x_0
+    own = diffusion.target(x_0, noise)
+    outputs = {
+        Prediction.SOLVER_STEP: own,
+        Prediction.BOUNDED_STEP: own,
+        Prediction.VELOCITY: velocity,
+        Prediction.CLEAN: x_0,
+        Prediction.NEXT_STATE: wanted,
+    }
+    assert set(outputs) == set(Prediction)
+    for prediction, output in outputs.items():
+        student = make_student(kind, prediction=prediction, state=state)
+        assert_equal(student.next_state(x, output, t, t_next), wanted)
 
 
 def test_a_closed_gate_learns(make_student: MakeStudent, make_latents: MakeLatents) -> None:

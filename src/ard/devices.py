@@ -41,6 +41,17 @@ def resolve_device(name: DeviceName) -> torch.device:
     return torch.device(kind, gpu)
 
 
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Networks that are made in the block are in float32, whatever torch's default type is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Bf16 where a GPU has it; None elsewhere, where it is slower than fp32 on most machines."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None

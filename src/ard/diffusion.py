@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from ard.config import later
+from ard.draws import normal, uniform
 from ard.errors import InputError, require_at_least
 from ard.spacing import TimeSpacing, flow_times, vp_times
 from ard.types import Latents, Times
 from ard.vp_table import BetaSchedule, alpha_sigma_at, vp_table
+
+LEAST_ALPHA = 0.5  # Where `bounded_velocity` stops dividing by alpha.
 
 
 class DiffusionKind(StrEnum):
@@ -142,6 +145,32 @@ class Diffusion:
             return (x - sigma * output) / alpha, output
         return x - sigma * output, x + alpha * output
 
+    def split_velocity(self, x: Latents, velocity: Latents, t: Times) -> tuple[Latents, Latents]:
+        """The clean estimate and the noise estimate that a velocity at `x` implies, by which nothing is divided.
+
+        VP: v = alpha noise - sigma x_0 (Salimans and Ho, 2022). FLOW: v = noise - x_0, its network's own output.
+        """
+        if self.kind is DiffusionKind.FLOW:
+            return self.split(x, velocity, t)
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return alpha * x - sigma * velocity, sigma * x + alpha * velocity
+
+    def bounded_velocity(self, x: Latents, output: Latents, t: Times) -> Latents:
+        """The velocity that the network's `output` at `x` implies, with its gain bounded near pure noise.
+
+        VP: v = (eps - sigma x) / max(alpha, LEAST_ALPHA): the exact velocity where alpha is at least LEAST_ALPHA, and
+        a shortened one below, where dividing by alpha (.006 at pure noise) would magnify every error of eps.
+        """
+        if self.kind is DiffusionKind.FLOW:
+            return output
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return (output - sigma * x) / alpha.clamp(min=LEAST_ALPHA)
+
+    def noise_beside(self, x: Latents, x_0_hat: Latents, t: Times) -> Latents:
+        """The noise estimate that belongs to a clean estimate at `x`: x = alpha x_0_hat + sigma noise; `t` above 0."""
+        alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
+        return (x - alpha * x_0_hat) / sigma
+
     def output_for(self, x: Latents, x_0_hat: Latents, t: Times) -> Latents:
         """The network output at `x` that implies this clean estimate; `t` is above 0."""
         alpha, sigma = (_per_row(value, x) for value in self.alpha_sigma(t))
@@ -183,12 +212,12 @@ class Diffusion:
 
         The last share makes sure that the first solver step, which starts at t = 1, has been trained.
         """
-        uniform = torch.rand(batch, generator=generator)
+        even = uniform((batch,), generator=generator)
         if self.kind is DiffusionKind.VP:
-            return (uniform * self.num_train_steps).floor() + 1
-        normal = torch.sigmoid(1.2 * torch.randn(batch, generator=generator))
-        which = torch.rand(batch, generator=generator)
-        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, uniform, normal))
+            return (even * self.num_train_steps).floor() + 1
+        logit_normal = torch.sigmoid(1.2 * normal((batch,), generator=generator))
+        which = uniform((batch,), generator=generator)
+        return torch.where(which < 0.03, 1.0, torch.where(which < 0.13, even, logit_normal))
 
 
 def ddim_step(diffusion: Diffusion, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:

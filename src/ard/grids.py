@@ -2,23 +2,30 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ard.diffusion import Diffusion
 from ard.errors import InputError, require_at_least
 from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind, StudentConfig
+from ard.models.student import Prediction, StateKind, StudentConfig, default_prediction
+from ard.presets.fitted import LARGE_RATE, SMALL, fitted_rate
 from ard.stages import Stage
 
 # By state, prediction and how the history is read: tuned for 600 updates at S = 4 (kd: S = 1) on separate
 # trajectories of the embedded data's teacher (docs/log.md).
-LEARNING_RATES: dict[tuple[StateKind, Prediction], dict[str, float]] = {
+LEARNING_RATES: dict[tuple[StateKind, Prediction | None], dict[str, float]] = {
     (StateKind.X_T, Prediction.SOLVER_STEP): {"kd": 3e-3, "step": 1.5e-3, "shared": 1.5e-3, "gated": 1.5e-3},
     (StateKind.X_T, Prediction.NEXT_STATE): {"kd": 3e-3, "step": 2.4e-2, "shared": 2.4e-2, "gated": 2.4e-2},
     (StateKind.X_0_HAT, Prediction.SOLVER_STEP): {"step": 1.2e-2, "shared": 6e-3, "gated": 6e-3},
     (StateKind.X_0_HAT, Prediction.NEXT_STATE): {"step": 1.2e-2, "shared": 2.4e-2, "gated": 1.2e-2},
+}
+SAME_RATES: dict[Prediction | None, Prediction] = {
+    Prediction.BOUNDED_STEP: Prediction.SOLVER_STEP,
+    Prediction.CLEAN: Prediction.NEXT_STATE,
+    Prediction.VELOCITY: Prediction.NEXT_STATE,
 }
 
 
@@ -46,7 +53,7 @@ class Design:
     def name(self) -> str:
         """Two designs have one name exactly when they are equal."""
         student = self.student
-        parts = [student.state, student.prediction, f"s{student.num_steps}", student.mask]
+        parts = [str(student.state), str(student.prediction), f"s{student.num_steps}", str(student.mask)]
         parts += [f"n{student.history_blocks}", student.history] if student.history_blocks else []
         return "-".join([*parts, *([f"own{self.own_history!r}"] if self.own_history else [])])
 
@@ -108,13 +115,18 @@ class Grid:
     """N; -1 means all blocks."""
     histories: tuple[HistoryAttention, ...] = (HistoryAttention.GATED,)
     states: tuple[StateKind, ...] = (StateKind.X_T,)
-    predictions: tuple[Prediction, ...] = (Prediction.SOLVER_STEP,)
+    predictions: tuple[Prediction | None, ...] = (None,)
+    """None: what suits the teacher's diffusion and the states."""
     own_histories: tuple[float, ...] = (0.0,)
     learning_rates: tuple[float, ...] = ()
     """Empty: the tuned defaults. Of several, every arm takes the one that is best on separate trajectories."""
     seeds: tuple[int, ...] = (0, 1, 2)
     iterations: int = 600
     batch_size: int = 32
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    """The teacher's."""
+    width: int = SMALL
+    """The teacher's, which the tuned learning rates are fitted to."""
 
     def __post_init__(self) -> None:
         """Refuse an axis without values and numbers that cannot be meant; a value said twice is one value."""
@@ -132,8 +144,11 @@ class Grid:
 
     def designs(self, depth: int) -> list[Design]:
         """Every different student of a teacher with `depth` blocks."""
-        axes = (self.states, self.predictions, self.num_steps, self.masks, self.history_blocks, self.histories)
-        students = (canonical_student(*values, depth=depth) for values in product(*axes))
+        axes = (self.num_steps, self.masks, self.history_blocks, self.histories)
+        students = (
+            canonical_student(state, prediction or default_prediction(self.diffusion, state), *rest, depth=depth)
+            for (state, prediction), rest in product(product(self.states, self.predictions), product(*axes))
+        )
         pairs = product(dict.fromkeys(students), self.own_histories)
         designs = (Design(student=one, own_history=own if one.num_steps > 1 else 0.0) for one, own in pairs)
         return list(dict.fromkeys(designs))
@@ -155,13 +170,20 @@ class Grid:
         return {
             one.arm: self.learning_rates[0]
             if self.learning_rates
-            else LEARNING_RATES[one.student.state, one.student.prediction][one.reading]
+            else fitted_rate(tuned_rate(one), LARGE_RATE, width=self.width)
             for one in self.designs(depth)
         }
 
     def _cell(self, design: Design, rate: float, seed: int) -> Cell:
         iterations, batch_size = self.iterations, self.batch_size
         return Cell(design=design, learning_rate=rate, iterations=iterations, batch_size=batch_size, seed=seed)
+
+
+def tuned_rate(design: Design) -> float:
+    """The learning rate of a design on the embedded data's teacher."""
+    student = design.student
+    like = SAME_RATES.get(student.prediction, student.prediction)
+    return LEARNING_RATES[student.state, like][design.reading]
 
 
 def canonical_student(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ard.config import fingerprint_of, to_plain
 from ard.datasets.picture_set import PictureSet
+from ard.draws import normal
 from ard.errors import InputError, require_at_least
 from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentScale
 from ard.ranks import rank_and_world
@@ -151,7 +152,7 @@ class LatentCache:
     def draw(self, ids: Tensor, generator: torch.Generator) -> Latents:
         """A draw from the distribution of each of the images `ids`."""
         mean, std = (self._rows(name, ids) for name in ("mean", "std"))
-        return mean + std * torch.randn(mean.shape, generator=generator)
+        return mean + std * normal(mean.shape, generator=generator)
 
     def _rows(self, name: str, ids: Tensor) -> Latents:
         """Rows of one of the tensors, in float32."""

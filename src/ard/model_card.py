@@ -20,9 +20,13 @@ STATES = {
     StateKind.X_T: "the states of the teacher's ODE (`x_t`)",
     StateKind.X_0_HAT: "the teacher's clean estimates (`x_0_hat`)",
 }
-PREDICTIONS = {
+_THEN = "followed by one solver step"
+PREDICTIONS: dict[Prediction | None, str] = {
+    Prediction.SOLVER_STEP: f"the teacher's quantity, {_THEN}",
+    Prediction.BOUNDED_STEP: f"the teacher's quantity, {_THEN} whose gain is bounded near pure noise",
+    Prediction.VELOCITY: f"the velocity, {_THEN}",
+    Prediction.CLEAN: f"the clean image, {_THEN}",
     Prediction.NEXT_STATE: "the next state itself",
-    Prediction.SOLVER_STEP: "the teacher's quantity, followed by one solver step",
 }
 KINDS = {DiffusionKind.FLOW: "rectified flow", DiffusionKind.VP: "variance-preserving diffusion"}
 

@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float
 from numpy import float32
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from ard.condition import Condition, Prompts, to_device
 from ard.config import from_plain, to_plain
-from ard.errors import InputError, require_at_least
+from ard.decoding import require_scale
+from ard.errors import InputError
 from ard.extras import importing
 from ard.history import KVCache
 from ard.model_card import CARD, SHEET, About, model_card
-from ard.models.autoencoder import PICTURE_CHANNELS, decode_latents
+from ard.models.autoencoder import PICTURE_CHANNELS, LatentScale, decode_latents
 from ard.models.student import Student
 from ard.models.text_encoder import encoding
 from ard.models.transformer import Backbone
 from ard.pictures import to_pictures, to_pixels
+from ard.pipeline_inputs import Given, read_embeddings, read_labels, read_noise, read_texts, read_whole, require_own
 from ard.students import StudentCard, build_student
 from ard.text import encode_now
 from ard.types import Labels, Latents, States
@@ -42,9 +43,6 @@ LOADABLE_CLASSES[__name__] = {"ARDStudentModel": ["save_pretrained", "from_pretr
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
-ClassLabels: TypeAlias = int | str | Sequence[int | str]
-GivenPrompts: TypeAlias = str | Sequence[str] | Prompts
-Generators: TypeAlias = Generator | Sequence[Generator] | None
 OnStepEnd: TypeAlias = Callable[["ARDPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 Images: TypeAlias = list[Image.Image] | NDArray[float32] | Tensor
 
@@ -74,7 +72,12 @@ class ARDStudentModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         return self.student.make_cache(noise)
 
     def forward(self, states: States, condition: Condition, step: int, cache: KVCache) -> States:
-        """The states after `step`; see Student."""
+        """The states after `step`; see Student.
+
+        InputError where weights of few bits are cast to another precision than the rest was loaded in.
+        """
+        if self.dtype != (own := self.student.step_embedding.dtype):
+            raise InputError(f"the layers compute in {self.dtype}, all else in {own}; load it with dtype={self.dtype}")
         next_states: States = self.student(states, condition, step=step, cache=cache)
         return next_states
 
@@ -141,46 +144,79 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         return {name: label for name, label in names if name}
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # noqa: PLR0913 the arguments are those of diffusers' pipelines
         self,
-        class_labels: ClassLabels | None = None,
-        prompt: GivenPrompts | None = None,
+        class_labels: Given = None,
+        prompt: Given = None,
         *,
-        num_images_per_prompt: int = 1,
-        num_inference_steps: int | None = None,
-        generator: Generators = None,
-        latents: Latents | None = None,
+        num_images_per_prompt: Given = 1,
+        num_inference_steps: Given = None,
+        generator: Given = None,
+        latents: Given = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        prompt_embeds: Given = None,
+        prompt_attention_mask: Given = None,
+        negative_prompt: Given = None,
+        guidance_scale: Given = None,
+        height: Given = None,
+        width: Given = None,
     ) -> ImagePipelineOutput | tuple[Images]:
         """The pictures of `class_labels`, numbers or names, or of `prompt`, `num_images_per_prompt` of each.
 
-        Prompts are texts, or were encoded before: EncodedText(folder).condition(numbers). A picture is its label or its
-        prompt and its noise, which comes from `latents` or from `generator`: a list has a generator per picture, and
-        one on the CPU with the manual seed s gives the picture of seed s of `ard sample`.
-        `num_inference_steps` may be the student's own number only. `output_type` is pil, np, pt or latent.
+        Several labels are a list, an array or a tensor. Prompts are texts, or were encoded before:
+        EncodedText(folder).condition(numbers), or `prompt_embeds` and `prompt_attention_mask`. A picture is its label
+        or its prompt and its noise, which comes from `latents`, a tensor or an array, or from `generator`: a list has a
+        torch.Generator per picture, and one on the CPU with the manual seed s gives the picture of seed s of
+        `ard sample`. `output_type` is pil, np, pt or latent.
+
+        `num_inference_steps`, `height` and `width` may be the student's own only; it has learned the teacher's guidance
+        with the empty prompt, so that `guidance_scale` may be that one only and `negative_prompt` empty.
         `callback_on_step_end(pipeline, step, time, {"latents": x})` may return other latents, and ends the call after
         the step when it sets `pipeline._interrupt`.
         """
-        self._check_inputs(num_images_per_prompt, num_inference_steps, output_type, callback_on_step_end_tensor_inputs)
-        condition = self._condition(class_labels, prompt, num_images_per_prompt)
-        noise = self._noise(len(condition), generator, latents)
+        repeats = read_whole(num_images_per_prompt, "num_images_per_prompt", at_least=1)
+        self._require_own(num_inference_steps, height, width, guidance_scale, negative_prompt)
+        self._check_inputs(output_type, callback_on_step_end_tensor_inputs)
+        given = self._condition(class_labels, prompt, prompt_embeds, prompt_attention_mask)
+        condition = given[torch.arange(len(given)).repeat_interleave(repeats)]
+        network, device = self.student.card.network, self._execution_device
+        noise = read_noise(generator, latents, count=len(condition), network=network, device=device)
         states = self._last_states(noise, to_device(condition, noise.device), callback_on_step_end)
         images = self._images(states, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _check_inputs(self, num_images: int, num_steps: int | None, output_type: str, inputs: Sequence[str]) -> None:
-        """InputError for what this student cannot do."""
-        own, channels = self.student.card.student.num_steps, self.student.card.network.channels
-        require_at_least(1, {"num_images_per_prompt": num_images})
-        if num_steps not in {None, own}:
-            raise InputError(f"num_inference_steps is {num_steps}; this student was distilled for {own} steps only")
+    def _require_own(self, num_steps: Given, height: Given, width: Given, scale: Given, negative: Given) -> None:
+        """InputError for what was decided when the student was distilled."""
+        card = self.student.card
+        side = card.network.latent_size * self._pixels_per_latent
+        steps, learned = card.student.num_steps, card.ode.guidance.cfg_scale
+        guided = f"guidance is learned, with the teacher's scale {learned:g} and the empty prompt: leave it out"
+        size = f"this student makes pictures of {side} x {side}: leave it out"
+        require_own(
+            {
+                "num_inference_steps": (num_steps, steps, f"this student was distilled for {steps} steps only"),
+                "height": (height, side, size),
+                "width": (width, side, size),
+                "guidance_scale": (scale, learned, guided),
+                "negative_prompt": (negative, "", guided),
+            }
+        )
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def _check_inputs(self, output_type: str, inputs: Sequence[str]) -> None:
+        """InputError for what this pipeline cannot give."""
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}; allowed: {', '.join(OUTPUT_TYPES)}")
-        if self.vae is None and channels not in PICTURE_CHANNELS and output_type != "latent":
+        channels = self.student.card.network.channels
+        is_of_latents = self.student.card.latents is not None or channels not in PICTURE_CHANNELS
+        if self.vae is None and is_of_latents and output_type != "latent":
             raise InputError(
                 f"this student makes latents of {channels} channels and the pipeline has no vae to decode them; give "
                 'one with from_pretrained(..., vae=...), or ask for output_type="latent"'
@@ -188,38 +224,27 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         if unknown := set(inputs) - set(self._callback_tensor_inputs):
             raise InputError(f"callback_on_step_end_tensor_inputs names {', '.join(sorted(unknown))}; allowed: latents")
 
-    def _condition(
-        self, class_labels: ClassLabels | None, prompt: GivenPrompts | None, repeats: int
-    ) -> Labels | Prompts:
-        """What the network is conditioned on, a row for each picture."""
-        given: Labels | Prompts
-        if self.student.card.network.text is None:
-            if prompt is not None:
+    def _condition(self, class_labels: Given, prompt: Given, embeddings: Given, mask: Given) -> Labels | Prompts:
+        """What the network is conditioned on, a row for each label or prompt."""
+        network = self.student.card.network
+        if network.text is None:
+            if prompt is not None or embeddings is not None:
                 raise InputError("this student knows classes, no text: give class_labels in place of prompt")
-            given = self._labels_given(class_labels)
-        else:
-            if class_labels is not None:
-                raise InputError("this student reads text, it has no classes: give prompt in place of class_labels")
-            given = self._prompts_given(prompt)
-        return given[torch.arange(len(given)).repeat_interleave(repeats)]
-
-    def _labels_given(self, class_labels: ClassLabels | None) -> Labels:
-        given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels or [])
-        if not given:
-            raise InputError(f"class_labels is empty; {self._allowed_labels()}")
-        return torch.tensor([self._label(one) for one in given])
-
-    def _prompts_given(self, prompt: GivenPrompts | None) -> Prompts:
+            return read_labels(class_labels, names=self.labels, num_classes=network.num_classes)
+        if class_labels is not None:
+            raise InputError("this student reads text, it has no classes: give prompt in place of class_labels")
+        if embeddings is not None:
+            if prompt is not None:
+                raise InputError("prompt and prompt_embeds are two prompts; give one of them")
+            return read_embeddings(embeddings, mask, width=network.text.width)
         found = prompt if isinstance(prompt, Prompts) else self._encoded(prompt)
-        if (width := found.tokens.shape[2]) != (wanted := self.student.card.network.text.width):
+        if (width := found.tokens.shape[2]) != (wanted := network.text.width):
             raise InputError(f"the prompts have text of width {width}, and this student reads {wanted}")
         return found
 
-    def _encoded(self, prompt: str | Sequence[str] | None) -> Prompts:
+    def _encoded(self, prompt: Given) -> Prompts:
         """Texts as `ard text encode` makes of them."""
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
-        if not texts:
-            raise InputError("prompt is empty; this student reads text: give one, or a list of them")
+        texts = read_texts([] if prompt is None else prompt)
         if self.text_encoder is None:
             raise InputError(
                 "this pipeline has no text encoder: give one to ard export with --text-encoder, or as prompt what ard "
@@ -228,31 +253,6 @@ class ARDPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is not 
         length, device = self.config.max_tokens, self._execution_device
         encode = encoding(self.text_encoder, self.tokenizer, max_tokens=length, device=device)
         return encode_now(texts, encode, max_tokens=length)
-
-    def _label(self, given: int | str) -> int:
-        """A label from its number or its name."""
-        label = self.labels.get(given.strip(), -1) if isinstance(given, str) else int(given)
-        if not 0 <= label < self.student.card.network.num_classes:
-            raise InputError(f"class label {given!r} is unknown; {self._allowed_labels()}")
-        return label
-
-    def _allowed_labels(self) -> str:
-        names = ", or a name in pipe.labels" if self.labels else ""
-        return f"allowed: 0 to {self.student.card.network.num_classes - 1}{names}"
-
-    def _noise(self, count: int, generator: Generators, latents: Latents | None) -> Latents:
-        """Each picture's own noise, from its own generator; a single one is asked for one picture after the other."""
-        network, device = self.student.card.network, self._execution_device
-        shape = (network.channels, network.latent_size, network.latent_size)
-        if latents is not None:
-            if latents.shape != (count, *shape):
-                found, wanted = (" x ".join(map(str, sizes)) for sizes in (latents.shape, (count, *shape)))
-                raise InputError(f"latents is {found}; this student and these {count} pictures need {wanted}")
-            return latents.to(device, torch.float32)
-        generators = [generator] * count if isinstance(generator, Generator | None) else generator
-        if len(generators) != count:
-            raise InputError(f"{len(generators)} generators for {count} pictures; give one, or one for each")
-        return torch.stack([_draw(shape, one).to(device) for one in generators])
 
     def _last_states(self, noise: Latents, condition: Condition, on_step_end: OnStepEnd | None) -> Latents:
         """The states after the last step, or after the one that was interrupted."""
@@ -341,11 +341,6 @@ class _Call(threading.local):
 _CALL = _Call()
 
 
-def _draw(shape: tuple[int, int, int], generator: Generator | None) -> Float[Tensor, "channel height width"]:
-    """Noise from `generator`, made where it lives; from PyTorch's own on the CPU without one."""
-    return torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
-
-
 def _check_components(student: Any, vae: Any) -> None:
     """InputError for models that do not fit this pipeline or each other."""
     if not isinstance(student, ARDStudentModel):
@@ -360,6 +355,8 @@ def _check_components(student: Any, vae: Any) -> None:
         raise InputError(
             f"the vae decodes latents of {vae.config.latent_channels} channels, and the student makes {channels}"
         )
+    scale = LatentScale(scaling_factor=vae.config.scaling_factor, shift_factor=vae.config.shift_factor or 0.0)
+    require_scale(scale, student.card.latents, of="the vae scales its latents", how="decode the student's")
 
 
 def _check_text(student: ARDStudentModel, text_encoder: Any, tokenizer: Any, max_tokens: int | None) -> None:

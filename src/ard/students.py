@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ard.config import from_plain, later, to_plain
+from ard.devices import float32_by_default
 from ard.diffusion import Diffusion
 from ard.errors import InputError
 from ard.history import HistoryMask
@@ -98,6 +99,7 @@ def start_from(folder: Path, student: Student) -> StartRef:
     return StartRef(fingerprint=identity, recipe=card.recipe, iterations=before + card.iterations)
 
 
+@float32_by_default()
 def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCard]:
     """The student in `folder`, in evaluation mode, with its card."""
     card = load_card(folder)

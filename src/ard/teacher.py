@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ard.condition import Condition, with_unconditional
 from ard.config import from_plain, later, to_plain
+from ard.devices import float32_by_default
 from ard.diffusion import (
     Diffusion,
     DiffusionKind,
@@ -22,6 +23,7 @@ from ard.diffusion import (
     check_solver,
     solver_output,
 )
+from ard.draws import normal
 from ard.errors import InputError
 from ard.files import followed
 from ard.models.autoencoder import LatentScale
@@ -200,7 +202,7 @@ def solve_pf_ode(
 
 def noise_for_seeds(seeds: range | Tensor, shape: tuple[int, int, int]) -> Latents:
     """Initial noise, one generator per seed: a sample is its seed, whatever batch it comes in."""
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    rows = [normal(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return torch.stack(rows)
 
 
@@ -278,6 +280,7 @@ def load_teacher_card(folder: Path) -> TeacherCard:
     return from_plain(TeacherCard, load_config(folder, "teacher"), where=str(folder / "config.json"))
 
 
+@float32_by_default()
 def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
     card = load_teacher_card(folder)

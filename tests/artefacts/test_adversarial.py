@@ -60,7 +60,7 @@ def make(
     student = Student(teacher.network, teacher.diffusion, reader.tau, StudentConfig(num_steps=num_steps))
     student.requires_grad_(True).train()
     real_at = real_samples(config.real, reader, teacher.data, seed=seed)
-    return student, Adversary(student, frozen, real_at, probe_from(reader, CPU), config, seed=seed), reader
+    return student, Adversary(student, frozen, real_at, probe_from(reader, frozen, CPU), config, seed=seed), reader
 
 
 def loss_of(
@@ -252,13 +252,20 @@ class TestCollapse:
         alike = dataclasses.replace(probe, noise=probe.noise[:1].expand_as(probe.noise))
         assert alike.diversity(student) < 0.01
         with pytest.raises(InputError, match="the student has collapsed at update 7") as refusal:
-            require_diverse(alike.diversity(student), step=7)
+            require_diverse(float(alike.diversity(student)), start=0.9, step=7)
         assert "\n" not in str(refusal.value)
 
     def test_a_student_whose_images_of_a_class_have_become_noise_is_stopped(self) -> None:
-        require_diverse(1.4, step=7)
+        require_diverse(1.4, start=1.0, step=7)
         with pytest.raises(InputError, match=r"come apart at update 7: its images of a class differ 1\.63 times"):
-            require_diverse(1.63, step=7)
+            require_diverse(1.63, start=0.9, step=7)
+
+    def test_a_student_that_was_poor_before_the_stage_may_stay_so_and_not_become_worse(self) -> None:
+        require_diverse(0.2, start=0.3, step=7)
+        require_diverse(2.5, start=2.0, step=7)
+        for value, start in ((0.1, 0.3), (3.5, 2.0)):
+            with pytest.raises(InputError, match=f"differ {value:.2f} times"):
+                require_diverse(value, start=start, step=7)
 
     @pytest.mark.parametrize("form", AdversarialForm)
     def test_a_discriminator_that_hardly_errs_has_won_unless_the_generators_loss_falls(
@@ -285,7 +292,7 @@ class TestCollapse:
         gan_options: list[object],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        numbers = iter([1.0, 0.9, 0.8, 0.7, 0.3, 0.1])
+        numbers = iter([1.0, 1.0, 0.9, 0.8, 0.7, 0.3, 0.1])  # The first is before the stage.
         monkeypatch.setattr("ard.training.collapse.Probe.diversity", lambda *_: next(numbers))
         assert "the student has collapsed at update 8: its images" in complaint(*gan_options, tmp_path)
         assert checkpoints(tmp_path / "checkpoints")[-1].stem == "step-0000006"

@@ -60,9 +60,9 @@ REFUSALS = {
     "seeds beyond 64 bits": ("sample --student student --seeds 99999999999999999999 --out {new}.png", "--seeds 9999"),
     "no seeds": ("sample --student student --seeds= --out {new}.png", "--seeds"),
     "samples in an unknown format": ("sample --student student --out {new}.jpg", "allowed are a name ending in .png"),
-    "S that does not divide": (
-        "distill --trajectories store --num-steps 5 --out {new}",
-        "5 student steps do not divide the teacher's 12 steps",
+    "S above the teacher's steps": (
+        "distill --trajectories store --num-steps 13 --out {new}",
+        "13 student steps are more than the teacher's 12",
     ),
     "S that the stored grid lacks": (
         "distill --trajectories grid_store --num-steps 3 --out {new}",
@@ -197,7 +197,7 @@ class TestDemo:
             ("--jobs -1", "jobs is -1"),
             ("--teacher-iterations 0", "teacher_iterations is 0"),
             ("--num-evaluation 99", "num_evaluation is 99"),
-            ("--num-steps 5", "5 student steps do not divide"),
+            ("--num-steps 25", "25 student steps are more than the teacher's 24"),
             ("--seed -1", "seed is -1"),
             ("--device cuda", "device cuda is not available"),
         ],

@@ -32,6 +32,26 @@ from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 Made = Callable[..., str]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_what_is_loaded_and_drawn_does_not_depend_on_torchs_default_type(toys: Path, default: torch.dtype) -> None:
+    def drawn() -> tuple[str, torch.Tensor]:
+        student, _ = load_student(toys / "student", torch.device("cpu"))
+        noise = noise_for_seeds(range(3), (1, 8, 8))
+        return load_teacher(toys / "teacher", torch.device("cpu")).hash, sample(
+            student, noise, condition=torch.arange(3)
+        )
+
+    teacher, trajectory = drawn()
+    torch.set_default_dtype(default)
+    try:
+        again, other = drawn()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again == teacher
+    assert torch.equal(other, trajectory)
+
+
 DEPTH = SIZES["tiny"][0]
 COLUMNS = {
     *("model", "num_steps", "state", "prediction", "mask", "history_blocks", "history", "nfe", "seed", "iterations"),

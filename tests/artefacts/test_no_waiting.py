@@ -164,7 +164,7 @@ class TestUpdates:
         teacher.network.to(META)
         settings = AdversarialConfig(adversarial_warmup=1)
         real_at = real_samples(settings.real, reader, teacher.data, seed=0)
-        adversary = Adversary(student, teacher, real_at, probe_from(reader, META), settings, seed=0)
+        adversary = Adversary(student, teacher, real_at, probe_from(reader, teacher, META), settings, seed=0)
         config = TrainConfig(iterations=3, batch_size=4, log_every=100, checkpoint_every=100)
         loss = adversarial_loss(student_pass(student, reader, config, DistillConfig()), adversary)
         with Copies():

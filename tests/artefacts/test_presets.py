@@ -52,7 +52,7 @@ def encode_words(folder: Path, width: int) -> None:
     encode_prompts(
         folder,
         manifest,
-        lambda texts: [torch.randn(1 + len(text.split()), width, generator=generator) for text in texts],
+        lambda texts: [torch.randn(1 + len(text.split()), width, generator=generator).bfloat16() for text in texts],
         progress=lambda _: None,
     )
 

@@ -300,8 +300,40 @@ class TestDistill:
         assert load_card(tmp_path / "new").adversarial
         moved = Path(shutil.copytree(digits_folder, tmp_path / "elsewhere"))
         assert "is there already" in made(*stage(start, moved, tmp_path / "new"))
-        (moved / "3" / "other.png").write_bytes(next(moved.rglob("*.png")).read_bytes())
+        for path in list(moved.rglob("*.png")):
+            path.rename(path.with_name(f"other-{path.name}"))
         assert "adversary.real" in refused(*stage(start, moved, tmp_path / "new"))
+
+    def test_a_picture_is_repaired_or_taken_away_and_the_run_goes_on(
+        self, toys: Path, digits_folder: Path, tmp_path: Path, made: Callable[..., str], command: Callable[..., Any]
+    ) -> None:
+        start = ["--resume-from", toys / "student", "--trajectories", toys / "store"]
+        pictures = Path(shutil.copytree(digits_folder, tmp_path / "pictures"))
+        first, second = sorted(pictures.rglob("*.png"))[1:3]
+        first.write_bytes(second.read_bytes()[:50])
+        made(*stage(start, digits_folder, tmp_path / "new"))
+        (tmp_path / "new" / "config.json").unlink()
+        result = command(*stage(start, pictures, tmp_path / "new"))
+        assert result.returncode == 2
+        assert f"{first} cannot be decoded" in result.stderr
+        first.write_bytes(second.read_bytes())
+        assert "others than" not in command(*stage(start, pictures, tmp_path / "new")).stderr
+        (tmp_path / "new" / "config.json").unlink()
+        first.unlink()
+        result = command(*stage(start, pictures, tmp_path / "new"))
+        assert result.returncode == 0, result.stderr
+        assert "others than when this run began: 30 then, 29 now" in result.stderr
+
+    def test_what_there_is_and_what_is_not_used_is_said_once(
+        self, toys: Path, digits_folder: Path, tmp_path: Path, command: Callable[..., Any]
+    ) -> None:
+        pictures = Path(shutil.copytree(digits_folder, tmp_path / "pictures"))
+        (pictures / "3" / "notes.txt").write_text("no picture")
+        (pictures / "@eaDir").mkdir()
+        start = ["--resume-from", toys / "student", "--trajectories", toys / "store"]
+        told = command(*stage(start, pictures, tmp_path / "new")).stderr
+        assert told.count("30 pictures of 10 classes (0 = 0, 1 = 1,") == 1
+        assert "not used: 1 .txt file, 1 @eaDir folder" in told
 
     def test_a_student_of_latents_is_trained_on_a_cache_and_goes_on_to_the_same_bits(
         self,
@@ -431,12 +463,10 @@ class TestRefusals:
         self, photos: Path, autoencoder_folder: Path, tmp_path: Path, complaint: Callable[..., str]
     ) -> None:
         spoilt = Path(shutil.copytree(photos, tmp_path / "spoilt"))
-        (spoilt / "class-3" / "7.png").write_bytes(b"\x89PNG broken")
+        (spoilt / "class-3" / "7.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
         line = complaint("images", "cache", *cache_options(spoilt, autoencoder_folder), "--out", tmp_path / "new")
-        assert "7.png cannot be decoded" in line
-        assert "is incomplete" not in line
-        manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
-        assert manifest["shards"] == {}
+        assert "7.png is none of PNG, JPEG, WebP, BMP and TIFF, or damaged" in line
+        assert not (tmp_path / "new").exists(), "it is found before any work"
 
 
 def test_the_help_names_what_real_may_be(made: Callable[..., str]) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from ard.sampling import sample
 from ard.students import load_card, load_student
 from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
-from ard.training.collapse import probe_from
+from ard.training.collapse import FEWEST_PER_LABEL, probe_from, within_label_spread
 from ard.training.distill import given_by
 from ard.training.loop import TrainConfig
 from ard.trajectories.manifest import load_manifest
@@ -564,9 +565,14 @@ class TestCommands:
     def test_what_a_discriminators_student_is_probed_with_shows_its_own_prompts(self, root: Path) -> None:
         card = load_card(root / "student")
         reader = TrajectoryReader(root / "store", state=card.student.state, num_steps=card.student.num_steps)
-        probe = probe_from(reader, torch.device("cpu"))
+        teacher = load_teacher(root / "teacher", CPU)
+        probe = probe_from(reader, teacher, CPU)
         assert isinstance(probe.condition, Prompts)
-        assert len(probe.labels) > 1
+        assert Counter(probe.labels.tolist()) == dict.fromkeys(range(4), FEWEST_PER_LABEL), "a prompt's spread is seen"
+        wanted = solve_pf_ode(teacher, probe.noise, probe.condition, ode=reader.manifest.ode, kept=(4,)).x_t[:, -1]
+        assert torch.equal(probe.images, wanted)
+        alike = dataclasses.replace(probe, images=probe.images[:1].expand_as(probe.images))
+        assert within_label_spread(probe.images, probe.labels) > 100 * within_label_spread(alike.images, alike.labels)
         wanted = reader.condition(probe.labels)
         assert torch.equal(probe.condition.tokens, wanted.tokens)
         assert torch.equal(probe.condition.mask, wanted.mask)
@@ -656,7 +662,13 @@ class TestCommands:
         assert torch.equal(ours, torch.from_numpy(np.load(tmp_path / "pictures.npz")["arr_0"]))
         assert found.facts["text_hash"] == load_card(root / "student").text.hash
         made("analyze", "attention", "--student", root / "student", "--num", 4, "--out", tmp_path, "--device", "cpu")
-        assert json.loads((tmp_path / "attention.json").read_text())["rows"]
+        own = json.loads((tmp_path / "attention.json").read_text())["rows"]
+        moved = root.rename(tmp_path / "moved")  # With its prompts apart, as where a student was handed on.
+        (moved / "text").rename(tmp_path / "text")
+        words = ["analyze", "attention", "--student", moved / "student", "--text", tmp_path / "text", "--num", 4]
+        made(*words, "--out", tmp_path / "again", "--device", "cpu")
+        again = json.loads((tmp_path / "again/attention.json").read_text())["rows"]
+        assert [row["share"] for row in again] == [row["share"] for row in own]
 
     @pytest.mark.parametrize(
         ("words", "told"),
@@ -715,6 +727,17 @@ class TestExport:
 
         return load
 
+    def test_embeddings_draw_the_pictures_of_their_prompts(
+        self, loaded: Callable[..., ARDPipeline], tmp_path: Path
+    ) -> None:
+        pipe = loaded()
+        given = EncodedText(tmp_path / "elsewhere/text").condition(torch.arange(2))
+        noise = noise_for_seeds(range(2), (4, 8, 8))
+        wanted = pipe(prompt=given, latents=noise, output_type="latent").images
+        for tokens, mask in ((given.tokens, given.mask), (given.tokens.float().numpy(), given.mask.long().numpy())):
+            embeddings = {"prompt_embeds": tokens, "prompt_attention_mask": mask}
+            assert torch.equal(pipe(**embeddings, latents=noise, output_type="latent").images, wanted)
+
     def test_prompts_draw_what_ard_sample_draws_to_the_bit(
         self,
         root: Path,
@@ -731,7 +754,8 @@ class TestExport:
         generators = [torch.Generator().manual_seed(seed) for seed in self.SEEDS]
         pictures = np.stack([np.asarray(one) for one in pipe(prompt=PROMPTS, generator=generators).images])
         assert np.array_equal(pictures, np.load(tmp_path / "s.npz")["arr_0"])
-        assert (folder / "samples.png").read_bytes() == (tmp_path / "s.png").read_bytes()
+        with Image.open(folder / "samples.png") as ours, Image.open(tmp_path / "s.png") as theirs:
+            assert np.array_equal(np.asarray(ours), np.asarray(theirs))
         index = json.loads((folder / "model_index.json").read_text())
         assert index["text_encoder"] == ["transformers", "T5EncoderModel"]
         assert index["tokenizer"][0] == "transformers"
@@ -788,6 +812,16 @@ class TestExport:
         narrow = padded([torch.zeros(2, 9)], null=torch.zeros(1, 9), length=3)
         for words, told in (
             ({"prompt": "a cat"}, "has no text encoder: give one to ard export with --text-encoder"),
+            ({"prompt": 3}, "prompt is 3; a text, a list of them, or encoded prompts are expected"),
+            ({"prompt": ["a cat", 3]}, r"prompt is \['a cat', 3\]; a text, a list of them"),
+            ({"prompt_embeds": torch.ones(2, 3)}, "prompt_embeds is 2 x 3; this student needs prompts x tokens x 10"),
+            ({"prompt_embeds": torch.ones(1, 3, 9)}, "prompt_embeds is 1 x 3 x 9; this student needs"),
+            (
+                {"prompt_embeds": torch.ones(1, 3, 10), "prompt_attention_mask": torch.ones(1, 2)},
+                "prompt_attention_mask is 1 x 2; a row for each of 1 prompts is needed",
+            ),
+            ({"prompt": "a cat", "prompt_embeds": torch.ones(1, 3, 10)}, "are two prompts; give one of them"),
+            ({"prompt": "a cat", "negative_prompt": "blurry"}, "guidance is learned, with the teacher's scale 4.5"),
             ({"prompt": []}, "prompt is empty; this student reads text"),
             ({"class_labels": 1}, "reads text, it has no classes: give prompt in place of class_labels"),
             ({"prompt": narrow}, "the prompts have text of width 9, and this student reads 10"),

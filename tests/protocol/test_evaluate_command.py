@@ -248,8 +248,10 @@ def test_damaged_pictures_leave_neither_reference_nor_numbers(
     Image.open(workspace / "a" / "00000.png").resize((16, 16)).save(path)
     path.write_bytes(path.read_bytes()[:-60])
     options = ["--inception", inception_file, "--batch-size", 10]
-    assert "00009.png is damaged" in complaint("--make-ref", "a", "--out", "new/r.npz", *options)
-    assert "00009.png is damaged" in complaint("--samples", "a", "--metrics", "is", "--json", "new/o.json", *options)
+    assert "00009.png cannot be decoded" in complaint("--make-ref", "a", "--out", "new/r.npz", *options)
+    assert "00009.png cannot be decoded" in complaint(
+        "--samples", "a", "--metrics", "is", "--json", "new/o.json", *options
+    )
     assert not (workspace / "new").exists()
 
 

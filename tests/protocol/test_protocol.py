@@ -18,7 +18,7 @@ from ard.errors import InputError
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
 from ard.evaluation.feature_pass import collect, evenly_spread
 from ard.evaluation.features.network import Feature, FeatureNetwork
-from ard.evaluation.images import Images, open_folder
+from ard.evaluation.images import Images
 from ard.evaluation.metrics.clip_mmd import cmmd
 from ard.evaluation.metrics.frechet import frechet_distance
 from ard.evaluation.metrics.inception_score import inception_score
@@ -26,6 +26,7 @@ from ard.evaluation.metrics.kernel_distance import kernel_distance
 from ard.evaluation.metrics.moments import moments_of
 from ard.evaluation.metrics.precision_recall import Distances, precision_recall
 from ard.evaluation.protocol import Metric, Settings, Weights, load_networks, make_reference, measure
+from ard.evaluation.real import open_real
 
 ArrayFile = Callable[..., Images]
 
@@ -233,7 +234,7 @@ class TestReference:
     ) -> None:
         for shade, num in ((10, 4), (20, 12), (30, 8)):  # A class is a shade of grey, in a folder of its own.
             write_pngs(tmp_path / "train" / f"class {shade}", np.full_like(pictures(num), shade))
-        real = open_folder(tmp_path / "train")
+        real = open_real(tmp_path / "train", size=None)
         make_reference(tmp_path / "ref.npz", real, [], num_kept=6, batch_size=5)
         with np.load(tmp_path / "ref.npz") as arrays:
             assert arrays["arr_0"][:, 0, 0, 0].tolist() == [10, 20, 20, 20, 30, 30]

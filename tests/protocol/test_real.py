@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ard.datasets.picture_set import centre_crop
+from ard.datasets.centre_crop import centre_crop
 from ard.errors import InputError
-from ard.evaluation.images import Images, open_folder
+from ard.evaluation.images import Images
 from ard.evaluation.real import open_real
 
 Pictures = Callable[..., NDArray[np.uint8]]
@@ -76,7 +76,6 @@ def test_tars_and_data_sets_give_the_same_pictures_as_a_folder(
         assert np.array_equal(everything(images).numpy(), wanted)
         assert (images.facts["greyscale"], images.facts["jpeg"]) == (0, 0)
     assert [open_real(place, size=None).facts["kind"] for place in places] == ["folder", "tars", "data set"]
-    assert open_real(places[0], size=None).facts == open_folder(places[0]).facts
 
 
 def test_a_size_cuts_every_picture_as_adm_does(
@@ -94,10 +93,12 @@ def test_a_size_cuts_every_picture_as_adm_does(
 
 
 def test_pictures_of_several_sizes_are_refused_without_one(pictures: Pictures, write_tar: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match=r"00001\.png in .* has 8 x 8 pixels, not 16 x 16; cut all .* with --size"):
+    with pytest.raises(
+        InputError, match=r"00001\.png in .* has 8 x 8 pixels, .*00000\.png in .* 16 x 16; cut .*--size"
+    ):
         open_real(write_tar([pictures(1)[0], pictures(1, size=8)[0]]), size=None)
-    with pytest.raises(InputError, match=r"00000\.png in .* has 16 x 9 pixels"):
-        open_real(write_tar([pictures(1)[0][:9]]), size=None)
+    oblong = open_real(write_tar([pictures(1)[0][:9]]), size=None)
+    assert (oblong.height, oblong.width) == (9, 16)
 
 
 def test_greyscale_and_jpeg_are_counted(pictures: Pictures, write_tar: Callable[..., Path]) -> None:

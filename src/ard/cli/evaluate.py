@@ -9,8 +9,10 @@ import torch
 
 from ard.cli.compared import resolve_compared
 from ard.cli.given import Given, names_in, written
-from ard.cli.options import parse_seeds, print_plan
+from ard.cli.options import parse_seeds, print_plan, tell
 from ard.config import to_plain
+from ard.datasets.look import Check
+from ard.datasets.real import Columns
 from ard.devices import DeviceName, resolve_device
 from ard.distributed import process_group
 from ard.errors import InputError, require_at_least
@@ -44,9 +46,9 @@ TAKES = {
     "student": {"teacher", "references", "num", "json"},
     "samples": {
         *("vae", "text", "ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
-        *("pr_distances", "num_kept", "json", "size"),
+        *("pr_distances", "num_kept", "json", "size", "image_column", "check"),
     },
-    "make_ref": {"out", "inception", "dinov2", "num", "num_kept", "size"},
+    "make_ref": {"out", "inception", "dinov2", "num", "num_kept", "size", "image_column", "check"},
 }
 
 
@@ -76,7 +78,7 @@ class Evaluate:
     references: Path | None = None
     """--student: folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
     samples: Path | None = None
-    """A folder of PNGs, an .npz with arr_0, or a student's folder, from which samples are drawn."""
+    """Pictures as --make-ref takes them, or a student's folder, from which samples are drawn."""
     vae: Path | None = None
     """--samples STUDENT: a local folder of diffusers' AutoencoderKL, which decodes a student's latents."""
     text: Path | None = None
@@ -99,10 +101,14 @@ class Evaluate:
     pr_distances: Distances = Distances.EXACT
     """--samples: exact, or fp16 for precision and recall as ADM's script rounds them."""
     make_ref: Path | None = None
-    """Pictures of which to make a reference: a folder of PNG or JPEG files, WebDataset's .tar files (a folder, or a
-    pattern), a data set that datasets saved to disk, or an .npz."""
+    """Pictures of which to make a reference: a folder of PNG, JPEG, WebP, BMP or TIFF files, WebDataset's .tar files (a
+    folder, or a pattern), a data set that datasets saved to disk, or an .npz with arr_0."""
     size: int | None = None
     """Cut pictures from folders, tars and data sets to squares of so many pixels, as ADM does; None: as they are."""
+    image_column: str = ""
+    """A saved data set's column of images, or the ending of the pictures' names in tars; empty: the only one."""
+    check: Check = Check.SAMPLE
+    """Before the work: decode a sample of the pictures and read every header, or decode all."""
     out: Path | None = None
     """--make-ref: the .npz to write."""
     num_kept: int = NUM_KEPT
@@ -176,7 +182,7 @@ class Evaluate:
     def _measure_samples(self) -> None:
         device = resolve_device(self.device)
         samples = self._open_samples(device)
-        reference = _open_reference(self.ref, self.size)
+        reference = self._open_reference()
         metrics = _metrics(self.metrics)
         names = {metric.network for metric in metrics}
         check_weights(names, self._weights())
@@ -190,6 +196,7 @@ class Evaluate:
         self._outputs.check(self.json)
         with process_group(device):
             networks = load_networks(names, self._weights(), device)
+            tell(samples.summary, reference.images.summary if reference and reference.images else "")
             result = measure(samples, reference, metrics, networks, settings=settings, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
             print(format_result(result))
@@ -199,7 +206,7 @@ class Evaluate:
         if self.out is None or self.out.suffix.lower() != ".npz":
             raise InputError(f"--out {self.out}: --make-ref writes a file whose name ends in .npz; name it with --out")
         device = resolve_device(self.device)
-        images = _open_pictures(self.make_ref or Path(), self.size).first(self.num)
+        images = self._open_pictures(self.make_ref or Path()).first(self.num)
         names = {"inception"} | ({"dinov2"} if self.dinov2 else set())
         check_weights(names, self._weights())
         if self.dry_run:
@@ -207,6 +214,7 @@ class Evaluate:
         self._outputs.check(self.out, size=min(self.num_kept, images.count) * images.height * images.width * 3)
         with process_group(device):
             networks = load_networks(names, self._weights(), device)
+            tell(images.summary)
             make_reference(self.out, images, networks, num_kept=self.num_kept, batch_size=self._batch_size())
         if rank_and_world()[0] == 0:
             kept = min(self.num_kept, images.count)
@@ -223,7 +231,24 @@ class Evaluate:
             raise InputError(
                 f"--seeds, --labels and --vae are for samples that are drawn, as --text is, and {path} is no student"
             )
-        return _open_pictures(path, self.size).first(self.num)
+        return self._open_pictures(path).first(self.num)
+
+    def _open_pictures(self, path: Path) -> Images:
+        """The pictures of a folder, of tars, of a saved data set or of an .npz file, which are never cut."""
+        if path.suffix == ".tar" or (path.is_dir() and not _is_student(path)):
+            columns = Columns(image=self.image_column)
+            return open_real(path, size=self.size, columns=columns, check=self.check)
+        if path.suffix == ".npz" and path.is_file():
+            return open_array_file(path)
+        raise InputError(f"{path} is no student, no .npz file and no folder of images")
+
+    def _open_reference(self) -> Reference | None:
+        """What --ref names: an ADM file or pictures."""
+        if self.ref is None:
+            return None
+        return (
+            read_reference(self.ref) if self.ref.suffix == ".npz" else folder_reference(self._open_pictures(self.ref))
+        )
 
     def _seeds(self) -> Sequence[int]:
         """The seeds of a student's samples; InputError when their number contradicts --num."""
@@ -259,19 +284,3 @@ def _metrics(text: str) -> tuple[Metric, ...]:
 
 def _is_student(path: Path) -> bool:
     return (path / "config.json").is_file()
-
-
-def _open_pictures(path: Path, size: int | None) -> Images:
-    """The pictures of a folder, of tars, of a saved data set or of an .npz file, which are never cut."""
-    if path.suffix == ".tar" or (path.is_dir() and not _is_student(path)):
-        return open_real(path, size=size)
-    if path.suffix == ".npz" and path.is_file():
-        return open_array_file(path)
-    raise InputError(f"{path} is no student, no .npz file and no folder of images")
-
-
-def _open_reference(path: Path | None, size: int | None) -> Reference | None:
-    """What --ref names: an ADM file or pictures."""
-    if path is None:
-        return None
-    return read_reference(path) if path.suffix == ".npz" else folder_reference(_open_pictures(path, size))

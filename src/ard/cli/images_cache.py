@@ -4,11 +4,12 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from ard.cli.options import print_plan
-from ard.datasets.real import open_pictures
+from ard.cli.options import print_plan, tell
+from ard.datasets.look import Check, look_over
+from ard.datasets.real import Columns
 from ard.devices import DeviceName, resolve_device
 from ard.latents import make_cache, plan_cache
-from ard.models.autoencoder import load_autoencoder, read_autoencoder
+from ard.models.autoencoder import Autoencoder, load_autoencoder, read_autoencoder
 from ard.progress import progress_bar
 
 
@@ -25,8 +26,8 @@ class ImagesCache:
     """
 
     images: Path
-    """A folder of PNG and JPEG files (a sub-folder per class), WebDataset's .tar files (a folder, or a pattern), or a
-    data set that datasets saved to disk."""
+    """A folder of PNG, JPEG, WebP, BMP or TIFF files (a sub-folder per class), WebDataset's .tar files (a folder, or a
+    pattern), or a data set that datasets saved to disk."""
     vae: Path
     """A local folder of diffusers' AutoencoderKL, the teacher's."""
     out: Path
@@ -35,6 +36,12 @@ class ImagesCache:
     """Side of the images in pixels."""
     shard_size: int = 1024
     """Images per file."""
+    image_column: str = ""
+    """A saved data set's column of images, or the ending of the pictures' names in tars; empty: the only one."""
+    label_column: str = ""
+    """A saved data set's column of classes; empty: the only one."""
+    check: Check = Check.SAMPLE
+    """Before the work: decode a sample and read every header, or decode all."""
     device: DeviceName = "auto"
     """Where to compute."""
     dry_run: bool = False
@@ -43,11 +50,18 @@ class ImagesCache:
     def run(self) -> None:
         """Encode and publish what is missing."""
         device = resolve_device(self.device)
-        pictures, card = open_pictures(self.images), read_autoencoder(self.vae)
+        card = read_autoencoder(self.vae)
+        columns = Columns(image=self.image_column, label=self.label_column)
+        pictures = look_over(self.images, columns, self.check, classes=True).pictures
         manifest = plan_cache(pictures, card, size=self.size, shard_size=self.shard_size)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "out": self.out})
-        load = functools.lru_cache(lambda: load_autoencoder(self.vae, device))
+
+        @functools.cache
+        def load() -> Autoencoder:
+            tell(pictures.summary)
+            return load_autoencoder(self.vae, device)
+
         with progress_bar(manifest.num, "encode", unit="image") as bar:
             make_cache(self.out, manifest, pictures, load, device=device, progress=bar.update)
         print(f"latents {self.out}: {manifest.num} images in {manifest.num_shards} shards")

@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import sys
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from ard.config import to_plain
 from ard.errors import InputError
+from ard.ranks import rank_and_world
 from ard.seeds import require_seed
 
 MAX_COUNT = 10**7
@@ -74,3 +76,10 @@ def print_plan(plan: dict[str, Any]) -> None:
 def to_plain_dict(plan: dict[str, Any]) -> dict[str, Any]:
     """Every value as JSON holds it."""
     return {name: to_plain(value) for name, value in plan.items()}
+
+
+def tell(*lines: str) -> None:
+    """Say on standard error what a command works on, once, when its work begins; empty lines say nothing."""
+    if rank_and_world()[0] == 0:
+        for line in filter(None, dict.fromkeys(lines)):
+            print(line, file=sys.stderr)

@@ -21,7 +21,7 @@ def with_preset(verb: str, command: Any, arguments: list[str]) -> Any:
 
 def _distilling(command: Any, arguments: list[str]) -> Any:
     """`command` with the defaults that `--preset` names, before the other options are read."""
-    from ard.cli.distill import design_of
+    from ard.cli.distill import design_of, fitted_to_teacher
     from ard.presets import DISCRIMINATORS, find_preset
 
     start, chosen = value_of("resume-from", arguments), value_of("preset", arguments)
@@ -31,7 +31,11 @@ def _distilling(command: Any, arguments: list[str]) -> Any:
     names = ("student", "train", "distill", "grid", "adversarial", "discriminator")
     parts = {name: getattr(preset, name) for name in names}
     parts["solving"] = preset.online
-    if design:
+    if not design:
+        store, teacher = value_of("trajectories", arguments), value_of("teacher", arguments)
+        count, size = value_of("iterations", arguments), value_of("batch-size", arguments)
+        parts |= fitted_to_teacher(preset, store=store, teacher=teacher, iterations=count, batch_size=size)
+    else:
         parts |= {"student": design.student, "train": design.train, "grid": ()}  # The grid is the student's too.
     parts["discriminator"] = discriminator = value_of("discriminator", arguments) or preset.discriminator
     if discriminator not in DISCRIMINATORS:
@@ -42,6 +46,7 @@ def _distilling(command: Any, arguments: list[str]) -> Any:
 def _collecting(command: Any, arguments: list[str]) -> Any:
     """`command` with the options of the trajectories that `--preset` names, if it is given."""
     from ard.presets import find_preset
+    from ard.timegrid import rescaled_indices
     from ard.trajectories.execution import Execution
 
     name = value_of("preset", arguments)
@@ -50,6 +55,9 @@ def _collecting(command: Any, arguments: list[str]) -> Any:
     preset = find_preset(name).collect
     parts = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
     parts["execution"] = Execution()  # tyro takes no default from a factory behind a partial.
+    steps = value_of("num-teacher-steps", arguments) or ""
     if value_of("keep", arguments) == "all":
         parts["grid"] = ()
+    elif steps.isdecimal() and preset.grid:
+        parts["grid"] = rescaled_indices(preset.grid, int(steps))
     return functools.partial(command, preset=name, **parts)

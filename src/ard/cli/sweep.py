@@ -14,11 +14,11 @@ from ard.origin import find_teacher
 from ard.references import MIN_SAMPLES, references_in, require_data
 from ard.sweep import HEADER, Place, body_of, run_sweep
 from ard.table import as_text, floor_note
-from ard.teacher import load_teacher
+from ard.teacher import Teacher, load_teacher
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader
 
-ALL_BLOCKS = "all"
+ALL_BLOCKS, AUTO = "all", "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class Sweep:
     """How the history enters attention: gated or shared; gated,shared for both."""
     state: str = "x_t"
     """x_t or x_0_hat; x_t,x_0_hat for both."""
-    prediction: str = "solver_step"
-    """solver_step or next_state; solver_step,next_state for both."""
+    prediction: str = AUTO
+    """auto: what suits the teacher; or any of solver_step, bounded_step, velocity, clean, next_state."""
     own_history: str = "0"
     """Final probability that training reads the student's own states, such as 0,1."""
     learning_rates: str = ""
@@ -83,7 +83,7 @@ class Sweep:
         require_at_least(MIN_SAMPLES, {"num": self.num})
         device = resolve_device(self.device)
         require_matplotlib()
-        grid, place = self._grid(), self._place(default_workers(device))
+        place = self._place(default_workers(device))
         teacher, made_by = load_teacher(place.teacher, device), load_manifest(self.trajectories)[0].teacher
         if teacher.hash != made_by.hash:
             raise InputError(
@@ -91,6 +91,7 @@ class Sweep:
                 "give the right --teacher"
             )
         require_data(teacher, place.teacher)
+        grid = self._grid(teacher)
         depth = teacher.network.config.depth
         designs = grid.designs(depth)
         for design in designs:
@@ -106,7 +107,7 @@ class Sweep:
         print(floor_note(results.floor))
         print(f"numbers: {self.out / 'results.json'}\nfigure: {self.out / 'sweep.svg'}")
 
-    def _grid(self) -> Grid:
+    def _grid(self, teacher: Teacher) -> Grid:
         """The options as values."""
         return Grid(
             num_steps=tuple(parse_range(self.num_steps, "num-steps")),
@@ -114,13 +115,22 @@ class Sweep:
             history_blocks=self._history_blocks(),
             histories=parse_choices(self.history, "history", HistoryAttention),
             states=parse_choices(self.state, "state", StateKind),
-            predictions=parse_choices(self.prediction, "prediction", Prediction),
+            predictions=self._predictions(),
             own_histories=parse_numbers(self.own_history, "own-history"),
             learning_rates=parse_numbers(self.learning_rates, "learning-rates") if self.learning_rates else (),
             seeds=tuple(parse_seeds(self.seeds)),
             iterations=self.iterations,
             batch_size=self.batch_size,
+            diffusion=teacher.diffusion,
+            width=teacher.network.config.width,
         )
+
+    def _predictions(self) -> tuple[Prediction | None, ...]:
+        """What the students predict, None for auto."""
+        words = self.prediction.split(",")
+        named = ",".join(word for word in words if word != AUTO)
+        chosen = parse_choices(named, "prediction", Prediction) if named else ()
+        return (*((None,) if AUTO in words else ()), *chosen)
 
     def _history_blocks(self) -> tuple[int, ...]:
         """Every N, -1 for all blocks."""

@@ -1,13 +1,13 @@
 """Pictures with classes, wherever they lie on the disk: what every source gives, and how they become images."""
 
-import io
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,21 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from ard.config import fingerprint_of
+from ard.datasets.centre_crop import centre_crop
+from ard.datasets.picture_file import Header, read_header, read_picture
 from ard.errors import InputError
 from ard.types import Labels, Latents
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
 SquarePixels: TypeAlias = UInt8[Tensor, "batch size size channel"]
 MODES = {1: "L", 3: "RGB"}  # By the number of channels.
-
-
-class Header(NamedTuple):
-    """What a picture says of itself."""
-
-    width: int
-    height: int
-    mode: str
-    jpeg: bool
+SKETCH = 8  # Names in a sketch.
+KINDS_SHOWN = 8
+CLASSES_SHOWN = 10
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +36,48 @@ class PictureSet:
     path: Path
     kind: str
     """What lies there: folder, tars or data set."""
-    count: int
+    names: Sequence[str]
+    """By which the pictures are known, wherever the whole of them lies."""
     labels: Labels
     """Empty where the pictures have no classes."""
     class_names: tuple[str, ...]
     """By label; empty where classes are numbers only."""
-    identity: str
-    """A fingerprint of the files' names and sizes."""
-    read: Callable[[int], bytes]
+    open: Callable[[int], BufferedIOBase]
+    """A picture's bytes, which are read as far as they are needed."""
     name_of: Callable[[int], str]
+    """What messages call a picture."""
+    unused: Mapping[str, int] = field(default_factory=dict)
+    """What else lies there, by its kind, and how much of it."""
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.names)
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of the names and classes; a picture that is repaired leaves it as it is."""
+        return fingerprint_of([list(self.names), self.labels.tolist(), list(self.class_names)])
 
     @property
     def num_classes(self) -> int:
         """How many classes there are; as many as the largest label needs where they have no names."""
         return len(self.class_names) or (int(self.labels.max()) + 1 if len(self.labels) else 0)
+
+    @property
+    def summary(self) -> str:
+        """How many pictures there are, which label each class has, and what else is there and not used."""
+        line = f"{self.path}: {self.count} pictures"
+        if self.num_classes:
+            names = [f"{label} = {name}" for label, name in enumerate(self.class_names)]
+            more = ["…"] if len(names) > CLASSES_SHOWN else []
+            line += f" of {self.num_classes} classes"
+            line += f" ({', '.join(names[:CLASSES_SHOWN] + more)})" if names else ""
+        return f"{line}; not used: {in_words(self.unused)}" if self.unused else line
+
+    def sketch(self) -> tuple[str, ...]:
+        """The smallest hashes of the names: sets that differ in a few pictures share most of theirs (MinHash)."""
+        return tuple(sorted(hashlib.sha256(name.encode()).hexdigest()[:10] for name in self.names)[:SKETCH])
 
     def require_classes(self, num_classes: int) -> Labels:
         """The labels; InputError when they are not those of a teacher with `num_classes`."""
@@ -62,33 +86,32 @@ class PictureSet:
 
     def picture(self, index: int, mode: str) -> Image.Image:
         """One picture as greyscale (L) or RGB; InputError that names it when it cannot be decoded."""
-        with self._opened(index) as picture:
-            return picture.convert(mode)
+        with self.open(index) as file:
+            return read_picture(file, self.name_of(index), mode=mode)
 
     def header(self, index: int) -> Header:
         """What one picture says of itself, without decoding it."""
-        with self._opened(index) as picture:
-            return Header(picture.width, picture.height, picture.mode, picture.format == "JPEG")
+        with self.open(index) as file:
+            return read_header(file, self.name_of(index))
 
     def pixels(self, indices: Sequence[int], *, size: int, channels: int) -> SquarePixels:
-        """Some pictures, cut to squares of `size`. Pillow decodes without Python's lock, so threads help."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            pictures = pool.map(lambda index: centre_crop(self.picture(index, MODES[channels]), size), indices)
-            return torch.stack([torch.from_numpy(np.array(one)).view(size, size, channels) for one in pictures])
+        """Some pictures, cut to squares of `size`."""
+
+        def square(index: int) -> Tensor:
+            pixels = np.array(centre_crop(self.picture(index, MODES[channels]), size))
+            return torch.from_numpy(pixels).view(size, size, channels)
+
+        return torch.stack(list(in_threads(square, indices)))
 
     def images(self, indices: Sequence[int], *, size: int, channels: int) -> Latents:
         """Some pictures as square images in [-1, 1]."""
         return self.pixels(indices, size=size, channels=channels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    @contextmanager
-    def _opened(self, index: int) -> Iterator[Image.Image]:
-        """A picture that is decoded when it is used; InputError that names it when it cannot be."""
-        try:
-            with Image.open(io.BytesIO(self.read(index))) as picture:
-                yield picture
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).split(" <_io")[0]
-            raise InputError(f"{self.name_of(index)} cannot be decoded ({reason}); repair it or take it away") from None
+
+def in_threads(function: Callable[[int], Result], indices: Iterable[int]) -> Iterator[Result]:
+    """The function's results in order. Pillow decodes without Python's lock, so threads help."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(function, indices)
 
 
 def require_classes(path: Path, found: int, wanted: int, *, named: bool) -> None:
@@ -104,20 +127,8 @@ def require_classes(path: Path, found: int, wanted: int, *, named: bool) -> None
         )
 
 
-def centre_crop(picture: Image.Image, size: int) -> Image.Image:
-    """A square of `size` pixels from the centre, as ADM and DiT make it (Dhariwal and Nichol, 2021).
-
-    The picture is halved by averaging while its short side is at least twice `size`, then made to fit by bicubic
-    interpolation; one that fits already stays as it is.
-    """
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
-
-
-def identity_of(files: Sequence[Path], root: Path) -> str:
-    """A fingerprint of files by their names below `root` and their sizes."""
-    return fingerprint_of([[str(file.relative_to(root)), file.stat().st_size] for file in files])
+def in_words(found: Mapping[str, int]) -> str:
+    """Kinds with their numbers, the most frequent first: 3 .txt files, 1 broken link."""
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in ordered[:KINDS_SHOWN])
+    return f"{shown} and {len(ordered) - KINDS_SHOWN} more kinds" if len(ordered) > KINDS_SHOWN else shown

@@ -1,5 +1,6 @@
 """Real pictures by their path: a folder of files, WebDataset's tars, or a saved Hugging Face data set."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ard.datasets.image_folder import open_image_folder
@@ -9,23 +10,39 @@ from ard.datasets.tar_shards import open_tar_shards
 from ard.errors import InputError
 
 
-def is_plain_folder(path: Path) -> bool:
-    """Whether `path` is a folder that holds neither tars nor a saved data set."""
-    return path.is_dir() and not _is_saved(path) and not any(path.glob("*.tar"))
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Where pictures and classes lie in a source that has several of them."""
+
+    image: str = ""
+    """A saved data set's column of images, or the ending of the pictures' names in tars; empty: the only one."""
+    label: str = ""
+    """A saved data set's column of classes; empty: the only one."""
 
 
-def open_pictures(path: Path) -> PictureSet:
-    """What lies at `path`; InputError when it holds no pictures."""
+USUAL = Columns()
+
+
+def open_pictures(path: Path, columns: Columns = USUAL, *, classes: bool = True) -> PictureSet:
+    """What lies at `path`, with classes or without; InputError when it holds no pictures, or no such columns."""
     if path.suffix == ".tar":
-        return open_tar_shards(path)
-    if not path.is_dir():
+        found = open_tar_shards(path, column=columns.image, classes=classes)
+    elif not path.is_dir():
         raise InputError(
             f"{path} is no folder of pictures, no .tar file or pattern such as train-{{000..146}}.tar, and no saved "
             "data set"
         )
-    if _is_saved(path):
-        return open_saved(path)
-    return open_image_folder(path) if is_plain_folder(path) else open_tar_shards(path)
+    elif _is_saved(path):
+        return open_saved(path, image_column=columns.image, label_column=columns.label, classes=classes)
+    elif any(path.glob("*.tar")):
+        found = open_tar_shards(path, column=columns.image, classes=classes)
+    else:
+        found = open_image_folder(path, classes=classes)
+        if columns.image:
+            raise InputError(f"--image-column {columns.image} has no meaning for {path}, a folder of pictures")
+    if columns.label:
+        raise InputError(f"--label-column {columns.label} has no meaning for {path}, which is no saved data set")
+    return found
 
 
 def _is_saved(path: Path) -> bool:

@@ -4,19 +4,25 @@ Python's tarfile finds where each picture lies, and it is read from there: any p
 webdataset's streams cannot, and nothing is decoded but pictures and whole numbers.
 """
 
-import glob
 import os
-import re
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import torch
 
-from ard.datasets.picture_set import SUFFIXES, PictureSet, identity_of
+from ard.datasets.file_part import open_part
+from ard.datasets.picture_file import READ, SUFFIXES
+from ard.datasets.picture_set import PictureSet, in_words
+from ard.datasets.shard_pattern import shards_of
 from ard.errors import InputError
+from ard.files import require_file
 from ard.types import Labels
+
+MAX_DIGITS = 9  # Of a class's number.
+END = bytes(tarfile.BLOCKSIZE)  # What stands behind the last member.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,79 +36,128 @@ class TarPicture:
     label: int | None
 
 
-def open_tar_shards(where: Path) -> PictureSet:
+@dataclass(frozen=True, kw_only=True)
+class ShardContent:
+    """What one tar holds."""
+
+    pictures: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    unused: Counter[str] = field(default_factory=Counter)
+
+
+def open_tar_shards(where: Path, *, column: str, classes: bool) -> PictureSet:
     """The pictures of the tars that `where` names: a folder, one file, or a pattern with *, ? or {000..146}.
 
-    InputError when there is none, a tar is damaged or compressed, or only some pictures have a class.
+    `column` is the ending of the pictures' names, such as jpg or input.png; empty: whatever is a picture. With
+    `classes` the numbers beside them are read. InputError when there is none, a tar is damaged or compressed, only some
+    pictures have a class, or two share one.
     """
     shards = shards_of(where)
-    pictures = [picture for shard in shards for picture in _pictures_in(shard)]
+    pictures, unused = list[TarPicture](), Counter[str]()
+    for shard in shards:
+        content = _look_into(shard, column, classes=classes)
+        pictures += _labelled(shard, content)
+        unused += content.unused
     if not pictures:
-        raise InputError(f"{where} holds no pictures: no .jpg, .jpeg or .png in {len(shards)} tars")
+        wanted = f"that end in .{column}" if column else f"({READ})"
+        raise InputError(
+            f"{where} holds no pictures {wanted} in {len(shards)} tars, but {in_words(unused) or 'nothing'}"
+        )
+    root = Path(os.path.commonpath([shard.resolve().parent for shard in shards]))
     return PictureSet(
         path=where,
         kind="tars",
-        count=len(pictures),
+        names=[f"{one.shard.resolve().relative_to(root).as_posix()}/{one.name}" for one in pictures],
         labels=_labels(pictures),
         class_names=(),
-        identity=identity_of(
-            [shard.resolve() for shard in shards],
-            Path(os.path.commonpath([shard.resolve().parent for shard in shards])),
-        ),
-        read=lambda index: _read(pictures[index]),
+        open=lambda index: open_part(pictures[index].shard, offset=pictures[index].offset, size=pictures[index].size),
         name_of=lambda index: f"{pictures[index].name} in {pictures[index].shard}",
+        unused=unused,
     )
 
 
-def shards_of(where: Path) -> list[Path]:
-    """The tars that a folder or a pattern names, in the order of their names; InputError when one is missing."""
-    if where.is_dir():
-        return sorted(where.glob("*.tar"))
-    found = [(text, sorted(glob.glob(text))) for text in _expanded(str(where))]  # noqa: PTH207 the pattern is a whole path
-    if missing := [text for text, paths in found if not paths]:
-        raise InputError(f"{missing[0]} does not exist; name .tar files, a folder of them or a pattern")
-    return [Path(path) for _, paths in found for path in paths]
-
-
-def _expanded(text: str) -> list[str]:
-    """The texts that {000..146} stands for; the text itself where there is none."""
-    if not (match := re.search(r"\{(\d+)\.\.(\d+)\}", text)):
-        return [text]
-    first, last = match.groups()
-    numbers = range(int(first), int(last) + 1)
-    return [
-        rest
-        for number in numbers
-        for rest in _expanded(f"{text[: match.start()]}{number:0{len(first)}}{text[match.end() :]}")
-    ]
-
-
-def _pictures_in(shard: Path) -> list[TarPicture]:
-    """One tar's pictures in their order."""
-    found: list[tuple[str, tarfile.TarInfo]] = []
-    labels: dict[str, int] = {}
+def _look_into(shard: Path, column: str, *, classes: bool) -> ShardContent:
+    """One tar's pictures in their order, the classes by name, and the rest counted; InputError for a damaged tar."""
+    require_file(shard)
+    content = ShardContent()
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                folder, _, file = member.name.rpartition("/")
-                key, _, extension = file.partition(".")
-                if member.isfile() and key and f".{extension.lower()}" in SUFFIXES:
-                    found.append((f"{folder}/{key}", member))
-                elif member.isfile() and key and extension == "cls":
-                    content = tar.extractfile(member)
-                    labels[f"{folder}/{key}"] = _whole_number(content.read() if content else b"", member, shard)
+                stem, _, ending = member.name.rpartition(".")
+                match _kind(member, column):
+                    case "picture":
+                        content.pictures.append((stem, member))
+                    case "class" if classes:
+                        content.labels[stem] = _whole_number(tar, member, shard)
+                    case "folder":
+                        pass
+                    case kind:
+                        content.unused[f".{ending} file" if kind == "class" else kind] += 1
+            _require_end(tar, shard)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{shard} is damaged, or no uncompressed tar ({error})") from None
-    return [
-        TarPicture(shard=shard, name=member.name, offset=member.offset_data, size=member.size, label=labels.get(key))
-        for key, member in found
-    ]
+    return content
 
 
-def _whole_number(text: bytes, member: tarfile.TarInfo, shard: Path) -> int:
-    if not text.strip().isdigit():
-        raise InputError(f"{member.name} in {shard} holds {text[:20]!r}; a class is a whole number")
+def _kind(member: tarfile.TarInfo, column: str) -> str:
+    """What a member is: a picture, a class, a folder, or else the kind of what is not used."""
+    if member.size < 0:  # Reading on from there would never end.
+        raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+    file = PurePosixPath(member.name)
+    if member.isdir():
+        return "folder"
+    if not member.isfile() or member.issparse():
+        return "special file"
+    if file.name.startswith("."):
+        return "hidden file"
+    if file.name.endswith(f".{column}") if column else file.suffix.lower() in SUFFIXES:
+        return "picture"
+    return "class" if file.suffix == ".cls" else f"{file.suffix or 'suffixless'} file"
+
+
+def _require_end(tar: tarfile.TarFile, shard: Path) -> None:
+    """InputError unless the tar ends as tars do: tarfile itself takes any end between two members for it."""
+    assert tar.fileobj is not None  # noqa: S101 it was opened by its name
+    tar.fileobj.seek(tar.offset)  # Where the first header stands that is none.
+    if tar.fileobj.read(len(END)) != END:
+        raise InputError(f"{shard} is damaged or incomplete: it has no end behind its last file; make or copy it again")
+    while block := tar.fileobj.read(1 << 20):
+        if block.strip(b"\0"):
+            raise InputError(f"{shard} goes on behind its end, as joined tars do; give each tar by itself")
+
+
+def _whole_number(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
+    """The class that a file holds."""
+    content = tar.extractfile(member)
+    text = content.read(MAX_DIGITS + 3).strip() if content else b""
+    if not text.isdigit() or len(text) > MAX_DIGITS:
+        raise InputError(
+            f"{member.name} in {shard} holds {text.decode(errors='replace')!r}; a class is a whole number of at most "
+            f"{MAX_DIGITS} digits"
+        )
     return int(text)
+
+
+def _labelled(shard: Path, content: ShardContent) -> Iterator[TarPicture]:
+    """The pictures with their classes; InputError for two that share one."""
+    sharing: dict[str, str] = {}
+    for stem, member in content.pictures:
+        key = next((name for name in _shorter(stem) if name in content.labels), "")
+        if key and (other := sharing.setdefault(key, member.name)) != member.name:
+            raise InputError(
+                f"{other} and {member.name} in {shard} share {key}.cls; say which pictures are meant, such as "
+                f"--image-column {member.name.removeprefix(f'{key}.')}"
+            )
+        label, place = content.labels.get(key), member.offset_data
+        yield TarPicture(shard=shard, name=member.name, offset=place, size=member.size, label=label)
+
+
+def _shorter(stem: str) -> Iterator[str]:
+    """A name, and what is left of it before each of its dots, the last first: a.b.input, a.b, a."""
+    yield stem
+    while "." in PurePosixPath(stem).name:
+        stem = stem.rpartition(".")[0]
+        yield stem
 
 
 def _labels(pictures: Sequence[TarPicture]) -> Labels:
@@ -114,9 +169,3 @@ def _labels(pictures: Sequence[TarPicture]) -> Labels:
             f"{without.name} in {without.shard} has no .cls beside it, and others have; give each its class"
         )
     return torch.tensor(labels, dtype=torch.long)
-
-
-def _read(picture: TarPicture) -> bytes:
-    with picture.shard.open("rb") as file:
-        file.seek(picture.offset)
-        return file.read(picture.size)

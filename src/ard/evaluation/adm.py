@@ -4,6 +4,7 @@ openai/guided-diffusion, evaluations/evaluator.py reads the same names, so that 
 """
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from ard.errors import InputError
 from ard.evaluation.features.network import Feature
 from ard.evaluation.images import Images, RgbPixels, as_rgb, parts_of
 from ard.evaluation.metrics.moments import Moments
-from ard.files import parse_json, write_atomically
+from ard.files import parse_json, require_file, write_atomically
 from ard.marks import PROVENANCE, npz_mark
 
 STATISTICS = {
@@ -32,6 +33,11 @@ STATISTICS = {
 }
 COVARIANCE_ROUNDING = 1e-6  # Of the trace: sixteen times float32's.
 WIDTHS = {Feature.POOL3: 2048, Feature.SPATIAL: 2023}
+# What numpy and zipfile raise for a damaged file; the header is Python's text, which may be nested too deep for Python.
+DAMAGE = (
+    *(ValueError, TypeError, SyntaxError, RecursionError, MemoryError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +119,9 @@ def open_array_file(path: Path) -> Images:
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
+    require_file(path)
     try:
         return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} is damaged or no .npz file ({error}); make or copy it again") from None
 
@@ -133,7 +138,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipExtFi
     except KeyError:
         found = ", ".join(sorted(archive.namelist())) or "nothing"
         raise InputError(f"{path} has no {name}; it has {found}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted.
+    except DAMAGE as error:  # RuntimeError: encrypted.
         raise InputError(f"{path} is damaged ({error}); make or copy it again") from None
 
 
@@ -143,7 +148,7 @@ def _shape(member: zipfile.ZipExtFile, path: Path) -> tuple[int, int, int, int]:
         version = npy.read_magic(member)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, by_columns, dtype = read(member)
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is damaged ({error}); make or copy it again") from None
     if by_columns:
         raise InputError(f"{path}: arr_0 lies by columns (Fortran order); save it again as np.ascontiguousarray(arr_0)")
@@ -157,7 +162,7 @@ def _read(member: zipfile.ZipExtFile, start: int, size: int, path: Path) -> byte
     try:
         member.seek(start)
         data = member.read(size)
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is damaged ({error}); make or copy it again") from None
     if len(data) < size:
         raise InputError(f"{path} is damaged: arr_0 ends too early; make or copy it again")
@@ -170,7 +175,7 @@ def _array(path: Path, name: str) -> NDArray[Any]:
         with np.load(path) as arrays:
             array: NDArray[Any] = arrays[name]
             return array
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: {name} is damaged or no plain array ({error}); make or copy it again") from None
 
 

@@ -1,18 +1,14 @@
-"""Pictures as uint8 RGB batches in a fixed order: of a folder, or drawn from a student."""
+"""Pictures as uint8 RGB batches in a fixed order, and those that are drawn from a student."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from ard.config import to_plain
@@ -25,10 +21,6 @@ from ard.seeds import in_words
 from ard.students import StudentCard, find_text, load_card, load_student
 from ard.teacher import noise_for_seeds
 from ard.text import condition_of, num_conditions
-
-LOSSY = {".jpg", ".jpeg"}
-SUFFIXES = {".png", *LOSSY}
-MODES = {"RGB", "L", "P", "1"}  # 8 bits or fewer, and no transparency that would have to be guessed away.
 
 RgbPixels = UInt8[Tensor, "batch height width 3"]
 Batches = Callable[[Sequence[int], int], Iterator[RgbPixels]]
@@ -52,6 +44,8 @@ class Images:
     """The pictures at ascending indices, so many at a time: uint8, channels last, always RGB."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Where they come from, for the result."""
+    summary: str = ""
+    """What people are told of pictures that were found, before the work."""
 
     def first(self, num: int | None) -> "Images":
         """The first `num` pictures; all of them for None. InputError when there are fewer."""
@@ -64,27 +58,6 @@ class Images:
     def plain(self) -> dict[str, Any]:
         """Number, size and origin as JSON holds them."""
         return {"num": self.count, "height": self.height, "width": self.width, **self.facts}
-
-
-def open_folder(folder: Path) -> Images:
-    """The PNG and JPEG files below `folder` in the order of their names; InputError unless all have one size."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    if not files:
-        raise InputError(f"{folder} is no student, no .npz file and no folder of images: there is no PNG in it")
-    with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(_header, files))
-    (width, height), _ = headers[0]
-    if other := next((index for index, (size, _) in enumerate(headers) if size != headers[0][0]), None):
-        found = "{} x {}".format(*headers[other][0])
-        raise InputError(f"{files[other]} has {found} pixels, {files[0].name} has {width} x {height}: give one size")
-    facts = {
-        "path": str(folder),
-        "kind": "folder",
-        "greyscale": sum(mode in {"L", "1"} for _, mode in headers),
-        "jpeg": sum(file.suffix.lower() in LOSSY for file in files),
-    }
-    batches = _batches_of(lambda rows: _decode_all([files[row] for row in rows]))
-    return Images(count=len(files), height=height, width=width, batches=batches, facts=facts)
 
 
 def open_student(
@@ -173,37 +146,3 @@ def _autoencoder_facts(card: AutoencoderCard) -> dict[str, Any]:
         "shift_factor": card.scale.shift_factor,
         "dtype": "float32, no TF32",
     }
-
-
-def _batches_of(read: Callable[[Sequence[int]], RgbPixels]) -> Batches:
-    """Batches from a function that reads the pictures at some indices."""
-    return lambda rows, batch_size: (read(part) for part in parts_of(rows, batch_size))
-
-
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    """(width and height, mode) without decoding; InputError for what is no 8-bit picture."""
-    with _picture(path) as picture:
-        if picture.mode not in MODES or "transparency" in picture.info:
-            raise InputError(f"{path} has the mode {picture.mode}; 8-bit RGB or greyscale without alpha is needed")
-        return picture.size, picture.mode
-
-
-def _decode(path: Path) -> UInt8[Tensor, "height width 3"]:
-    with _picture(path) as picture:
-        try:
-            return torch.from_numpy(np.array(picture.convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:  # What Pillow raises for a file that ends too early.
-            raise InputError(f"{path} is damaged ({error}); make it again") from None
-
-
-def _decode_all(paths: Sequence[Path]) -> RgbPixels:
-    """Pillow decodes without Python's lock, so threads help."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return torch.stack(list(pool.map(_decode, paths)))
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no picture or damaged ({error})") from None

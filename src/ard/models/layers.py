@@ -28,6 +28,30 @@ def modulate(x: Tokens, shift: Vector, scale: Vector, *, eps: float = 1e-6) -> T
     return torch.addcmul(shift.unsqueeze(1), normed, 1 + scale.unsqueeze(1))
 
 
+class Computing(nn.Module):
+    """The precision in which a network computes, which follows `.to` as weights do.
+
+    Weights themselves do not tell: they may be stored in 8 bits and cast layer by layer, or be quantised, which leaves
+    no parameter to look at.
+    """
+
+    mark: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mark", torch.empty(0), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision."""
+        return self.mark.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mark.device
+
+
 class TimestepEmbedder(nn.Module):
     """Sinusoids of the network's time through a two-layer network.
 
@@ -38,14 +62,14 @@ class TimestepEmbedder(nn.Module):
         super().__init__()
         self.num_frequencies, self.frequency_shift = num_frequencies, frequency_shift
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.computing = Computing()
 
     def forward(self, t: Times) -> Vector:
         """Cosines first, then sines, as DiT orders them. The angles have the precision of `t`, not the weights'."""
         half = self.num_frequencies // 2
         exponents = torch.arange(half, device=t.device, dtype=t.dtype) / (half - self.frequency_shift)
         angles = t.unsqueeze(-1) * torch.exp(-math.log(10000) * exponents)
-        weight = next(self.mlp.parameters())
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.computing.dtype))
 
 
 class LabelEmbedder(nn.Module):

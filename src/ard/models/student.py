@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ard.condition import Condition
-from ard.diffusion import Diffusion, ddim_step
+from ard.diffusion import Diffusion, DiffusionKind
 from ard.errors import InputError
 from ard.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
 from ard.models.layers import attend_self
 from ard.models.transformer import Backbone, vector_of
-from ard.types import Heads, Latents, Patches, States, Tokens
+from ard.types import Heads, Latents, Patches, States, Times, Tokens
 
 
 class StateKind(StrEnum):
@@ -28,6 +28,9 @@ class Prediction(StrEnum):
     """What the student's output means."""
 
     SOLVER_STEP = "solver_step"  # The teacher's quantity (eps or v), followed by one solver step to the next state.
+    BOUNDED_STEP = "bounded_step"  # The same, but where VP's signal is weak its division by alpha is bounded.
+    VELOCITY = "velocity"  # v (for VP Salimans and Ho's), followed by one solver step.
+    CLEAN = "clean"  # The clean image, followed by one solver step.
     NEXT_STATE = "next_state"  # The next state itself: Eq. 6 read literally.
 
 
@@ -43,8 +46,8 @@ class StudentConfig:
     """N: the lowest N blocks read the history; -1 means all blocks."""
     history: HistoryAttention = HistoryAttention.GATED
     """How the history enters attention: gated (starts closed) or shared (the paper's single softmax)."""
-    prediction: Prediction = Prediction.SOLVER_STEP
-    """What the output means: the teacher's quantity plus a solver step, or the next state itself."""
+    prediction: Prediction | None = None
+    """What the output means; none: what suits the teacher's diffusion and the states, see `default_prediction`."""
     state: StateKind = StateKind.X_T
     """What the states are: x_t (the paper's equations) or x_0_hat (the authors' re-implementation)."""
     per_step_heads: bool = False
@@ -62,7 +65,7 @@ class Student(nn.Module):
 
     def __init__(self, network: Backbone, diffusion: Diffusion, tau: tuple[float, ...], config: StudentConfig) -> None:
         super().__init__()
-        self.config = _resolve(config, depth=network.config.depth, num_states=len(tau))
+        self.config = _resolve(config, diffusion, depth=network.config.depth, num_states=len(tau))
         self.network = network
         self.diffusion = diffusion
         self.register_buffer("tau", torch.tensor(tau, dtype=torch.float32), persistent=False)
@@ -117,13 +120,26 @@ class Student(nn.Module):
         heads = [self.step_heads[step + i](tokens[i::count], vector[i::count]) for i in range(count)]
         return torch.stack(heads, dim=1).flatten(0, 1)
 
-    def next_state(self, x: Latents, output: Latents, t: Tensor, t_next: Tensor) -> Latents:
+    def next_state(self, x: Latents, output: Latents, t: Times, t_next: Times) -> Latents:
         """What the network's output at the state `x` means: the state itself, or where the solver goes with it."""
         if self.config.prediction is Prediction.NEXT_STATE:
             return output
+        x_0_hat, noise_hat = self._split(x, output, t)
         if self.config.state is StateKind.X_0_HAT:
-            return self.diffusion.split(x, output, t)[0]
-        return ddim_step(self.diffusion, x, output, t, t_next)
+            return x_0_hat
+        return self.diffusion.add_noise(x_0_hat, noise_hat, t_next)
+
+    def _split(self, x: Latents, output: Latents, t: Times) -> tuple[Latents, Latents]:
+        """The clean estimate and the noise estimate that the network's output at `x` implies."""
+        match self.config.prediction:
+            case Prediction.VELOCITY:
+                return self.diffusion.split_velocity(x, output, t)
+            case Prediction.BOUNDED_STEP:
+                return self.diffusion.split_velocity(x, self.diffusion.bounded_velocity(x, output, t), t)
+            case Prediction.CLEAN:
+                return output, self.diffusion.noise_beside(x, output, t)
+            case _:
+                return self.diffusion.split(x, output, t)
 
 
 class History:
@@ -146,15 +162,27 @@ class History:
         )
 
 
-def _resolve(config: StudentConfig, *, depth: int, num_states: int) -> StudentConfig:
-    """The configuration with N filled in; InputError when it does not fit the network or the grid."""
+def default_prediction(diffusion: Diffusion, state: StateKind) -> Prediction:
+    """What a student predicts unless it is told: what is bounded for its teacher's diffusion (docs/log.md).
+
+    FLOW: the teacher's velocity. VP divides by alpha, .006 at pure noise, when it goes from eps to the clean image:
+    there the division is bounded, and on x_0_hat states, which are no states of the ODE, the next state is predicted.
+    """
+    if diffusion.kind is DiffusionKind.FLOW:
+        return Prediction.SOLVER_STEP
+    return Prediction.NEXT_STATE if state is StateKind.X_0_HAT else Prediction.BOUNDED_STEP
+
+
+def _resolve(config: StudentConfig, diffusion: Diffusion, *, depth: int, num_states: int) -> StudentConfig:
+    """The configuration with prediction and N filled in; InputError when it does not fit the network or the grid."""
     if config.num_steps != num_states - 1:
         raise InputError(f"num_steps is {config.num_steps}, but the grid has {num_states - 1} steps")
     if not -1 <= config.history_blocks <= depth:
         raise InputError(
             f"history_blocks is {config.history_blocks}; the network has {depth} blocks: 0 to {depth}, or -1"
         )
-    if config.history_blocks == -1:
-        all_blocks = 0 if config.mask is HistoryMask.DIAGONAL else depth
-        return dataclasses.replace(config, history_blocks=all_blocks)
-    return config
+    blocks = config.history_blocks
+    if blocks == -1:
+        blocks = 0 if config.mask is HistoryMask.DIAGONAL else depth
+    prediction = config.prediction or default_prediction(diffusion, config.state)
+    return dataclasses.replace(config, history_blocks=blocks, prediction=prediction)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from ard.condition import Prompts, TextMask, TextTokens
-from ard.models.layers import Attend, Attention, Mlp, TimestepEmbedder, Vector, modulate
+from ard.models.layers import Attend, Attention, Computing, Mlp, TimestepEmbedder, Vector, modulate
 from ard.types import Heads, Patches, Tokens
 
 Text: TypeAlias = Float[Tensor, "prompt text_token embedding"]
@@ -135,6 +135,7 @@ class TextEmbedder(nn.Module):
         self.fc1, self.fc2 = nn.Linear(text_width, width), nn.Linear(width, width)
         self.adaLN_single = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.size = SizeEmbedder(width, picture_size) if picture_size is not None else None
+        self.computing = Computing()
 
     def forward(self, time: Vector, prompts: Prompts) -> TextConditioning:
         """What the blocks read."""
@@ -148,7 +149,7 @@ class TextEmbedder(nn.Module):
 
     def text(self, tokens: TextTokens) -> Text:
         """The text in the network's own width and precision."""
-        return self.fc2(gelu(self.fc1(tokens.to(self.fc1.weight.dtype)), approximate="tanh"))
+        return self.fc2(gelu(self.fc1(tokens.to(self.computing.dtype)), approximate="tanh"))
 
 
 class SizeEmbedder(nn.Module):
@@ -161,8 +162,8 @@ class SizeEmbedder(nn.Module):
 
     def forward(self) -> Float[Tensor, "1 embedding"]:
         """One vector, for all rows. The angles have the precision of float32 at least, whatever the weights have."""
-        weight = next(self.resolution.mlp.parameters())
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        side = torch.full((1,), self.picture_size, dtype=dtype, device=weight.device)
+        computing = self.resolution.computing
+        dtype = torch.promote_types(computing.dtype, torch.float32)
+        side = torch.full((1,), self.picture_size, dtype=dtype, device=computing.device)
         height_and_width = self.resolution(side).repeat(1, 2)
         return torch.cat([height_and_width, self.aspect_ratio(torch.ones_like(side))], dim=1)

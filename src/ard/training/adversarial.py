@@ -15,6 +15,7 @@ from ard.condition import Condition, to_device
 from ard.datasets import ImageData, load_data
 from ard.devices import autocast, send
 from ard.diffusion import Diffusion, DiffusionKind
+from ard.draws import normal, uniform
 from ard.errors import InputError, require_at_least
 from ard.losses import (
     AdversarialForm,
@@ -141,6 +142,7 @@ class Adversary:
             self.discriminator.parameters(), config.discriminator_learning_rate, weight_decay=0.0, fused=_fused(self)
         )
         self.contest = Contest(config.adversarial_form, self.device)
+        self.diversity_before = probe.diversity(student)
         self._values: dict[str, list[Tensor]] = {}
         self._judged: tuple[Judged, Judged] | None = None
 
@@ -195,10 +197,10 @@ class Adversary:
                 f"the discriminator's values are no numbers at update {step}; the last checkpoint, if there is one, is "
                 "kept: try a lower --discriminator-learning-rate, in another --out"
             )
-        values["diversity"] = self.probe.diversity(self.student)
+        values["diversity"] = float(self.probe.diversity(self.student))
         if (count := step - self.config.adversarial_warmup) > 0:
             self.contest.require_open(step=step, count=count)
-            require_diverse(values["diversity"], step=step)
+            require_diverse(values["diversity"], start=float(self.diversity_before), step=step)
         return values
 
     def tensors(self) -> StateDict:
@@ -228,7 +230,7 @@ class Adversary:
         t = send(judging_times(diffusion, len(fake.x), self.config.renoised, generator), self.device)
         judged = []
         for samples in (real, fake):
-            noise = send(torch.randn(samples.x.shape, generator=generator), self.device)
+            noise = send(normal(samples.x.shape, generator=generator), self.device)
             x = diffusion.add_noise(send(samples.x, self.device).float(), noise, t)
             # VP's clean time is none that its network has seen: the least noisy one stands for it.
             time, condition = diffusion.network_time(t).clamp(min=0), to_device(samples.condition, self.device)
@@ -249,7 +251,7 @@ class Adversary:
                 return sum(gradient_penalty(logits_of(one.condition), one.features) for one in (real, fake))  # type: ignore[return-value]  # two tensors
             case Penalty.AR1:
                 generator = generator_for("penalty", self.seed, step)
-                noises = [send(torch.randn(f.shape, generator=generator), f.device).to(f.dtype) for f in real.features]
+                noises = [send(normal(f.shape, generator=generator), f.device).to(f.dtype) for f in real.features]
                 return approximate_gradient_penalty(logits_of(real.condition), real.features, noises=noises)
 
     def _note(self, **values: Tensor) -> None:
@@ -271,11 +273,11 @@ def adversarial_loss(pass_at: Callable[[int], Pass], adversary: Adversary) -> Ca
 
 def judging_times(diffusion: Diffusion, num: int, renoised: float, generator: torch.Generator) -> Times:
     """0 (clean), or with probability `renoised` a logit-normal time (mean -0.6, scale 1: SANA-Sprint's)."""
-    part_of_time = torch.sigmoid(torch.randn(num, generator=generator) - 0.6)
+    part_of_time = torch.sigmoid(normal((num,), generator=generator) - 0.6)
     t = part_of_time * diffusion.max_time
     if diffusion.kind is DiffusionKind.VP:
         t = t.round()
-    return torch.where(torch.rand(num, generator=generator) < renoised, t, torch.zeros_like(t))
+    return torch.where(uniform((num,), generator=generator) < renoised, t, torch.zeros_like(t))
 
 
 def real_samples(

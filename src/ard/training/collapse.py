@@ -13,6 +13,7 @@ from ard.errors import InputError
 from ard.losses import AdversarialForm
 from ard.models.student import Student
 from ard.sampling import sample
+from ard.teacher import Teacher, noise_for_seeds, solve_pf_ode
 from ard.trajectories.source import TrajectorySource
 from ard.types import Labels, Latents
 
@@ -20,6 +21,8 @@ WINDOW = 200  # Updates over which the smoothed values forget.
 WON = 0.02  # The discriminator's loss as a part of what it has by chance.
 ALIKE, APART = 0.5, 1.5  # The spread of the student's images as a part of the teacher's.
 PER_LABEL, NUM_LABELS = 8, 8  # Size of the probe.
+FEWEST_PER_LABEL, NUM_SOLVED_LABELS = 4, 4  # Images of a label that show a spread; size of a probe that is solved.
+PROBE_SEED = 6_000_000  # Noises that neither training nor evaluation nor tuning uses.
 
 
 def chance_loss(form: AdversarialForm) -> float:
@@ -75,24 +78,46 @@ class Probe:
     """What the labels stand for."""
 
     @torch.no_grad()
-    def diversity(self, student: Student) -> float:
+    def diversity(self, student: Student) -> Float[Tensor, ""]:
         """The spread within labels of the student's own roll-outs, as a part of the teacher's: 1 is as diverse."""
         made = sample(student, self.noise, condition=self.condition)[:, -1]
         spread, teachers = (within_label_spread(images, self.labels) for images in (made, self.images))
-        return float((spread + 1e-6) / (teachers + 1e-6))  # 1 where no label has two images.
+        return spread / (teachers + 1e-6)
 
 
-def probe_from(source: TrajectorySource, device: torch.device) -> Probe:
-    """A few trajectories of each of the first labels."""
+def probe_from(source: TrajectorySource, teacher: Teacher, device: torch.device) -> Probe:
+    """A few trajectories of each of the first labels: the source's, or where it has too few of a label, solved now.
+
+    A text has one prompt per trajectory as a rule, and of a single image no spread within labels is seen.
+    """
     states, labels = source.first_of_labels(num_labels=NUM_LABELS, per_label=PER_LABEL)
+    if labels.unique(return_counts=True)[1].min() < FEWEST_PER_LABEL:
+        labels = labels.unique()[:NUM_SOLVED_LABELS].repeat_interleave(FEWEST_PER_LABEL)
+        condition = source.condition(labels).to(device)
+        noise, images = _solve(source, teacher, condition, len(labels), device)
+        return Probe(noise=noise, images=images, labels=labels.to(device), condition=condition)
     states = states.to(device).float()
     condition = source.condition(labels).to(device)
     return Probe(noise=states[:, 0], images=states[:, -1], labels=labels.to(device), condition=condition)
 
 
-def require_diverse(diversity: float, *, step: int) -> None:
-    """InputError when the student's images of a label are far more alike than the teacher's, or far less."""
-    if not ALIKE <= diversity <= APART:
+@torch.no_grad()
+def _solve(
+    source: TrajectorySource, teacher: Teacher, condition: Condition, count: int, device: torch.device
+) -> tuple[Latents, Latents]:
+    """(noises, the teacher's images from them), solved as the source's trajectories are."""
+    ode, shape = source.manifest.ode, teacher.network.config
+    seeds = range(PROBE_SEED, PROBE_SEED + count)
+    noise = noise_for_seeds(seeds, (shape.channels, shape.latent_size, shape.latent_size)).to(device)
+    return noise, solve_pf_ode(teacher, noise, condition, ode=ode, kept=(ode.num_teacher_steps,)).x_t[:, -1]
+
+
+def require_diverse(diversity: float, *, start: float, step: int) -> None:
+    """InputError when the student's images of a label are far more alike than the teacher's, or far less.
+
+    `start` is the diversity before the stage: a student that was less diverse (or more) may stay as it was.
+    """
+    if not ALIKE * min(start, 1) <= diversity <= APART * max(start, 1):
         what = "collapsed" if diversity < ALIKE else "come apart"
         raise InputError(
             f"the student has {what} at update {step}: its images of a class differ {diversity:.2f} times as much "

@@ -11,6 +11,7 @@ from torch import Tensor
 from ard.condition import Condition, to_device
 from ard.config import later
 from ard.devices import autocast, send
+from ard.draws import uniform
 from ard.errors import InputError, require_at_least
 from ard.losses import regression_loss
 from ard.models.lora import add_adapters, merged
@@ -154,7 +155,7 @@ def mix_in_own_history(
     The inputs are part k of a batch of n equal parts, `part_of` (k, n), and get what the whole batch would have drawn.
     """
     part, parts = part_of
-    own = torch.rand(parts * len(inputs), generator=generator).chunk(parts)[part] < share
+    own = uniform((parts * len(inputs),), generator=generator).chunk(parts)[part] < share
     if not own.any():  # Asked on the CPU, where the numbers were drawn.
         return inputs
     rolled = sample(student, inputs[:, 0], condition=condition)[:, :-1]

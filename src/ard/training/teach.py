@@ -8,6 +8,7 @@ from torch import Tensor
 from ard.datasets import ImageData
 from ard.devices import autocast, send
 from ard.diffusion import Diffusion
+from ard.draws import normal, uniform
 from ard.models.transformer import Transformer
 from ard.training.loop import TrainConfig
 from ard.training.randomness import batch_ids, generator_for
@@ -29,8 +30,8 @@ def teacher_loss(
         ids = batch_ids(len(images), seed=config.seed, step=number, batch=config.pass_size)
         generator = generator_for("teach", config.seed, step)
         t = diffusion.sample_times(config.batch_size, generator)[rows]
-        noise = torch.randn((config.batch_size, *images.shape[1:]), generator=generator)[rows]
-        dropped = (torch.rand(config.batch_size, generator=generator) < label_dropout)[rows]
+        noise = normal((config.batch_size, *images.shape[1:]), generator=generator)[rows]
+        dropped = (uniform((config.batch_size,), generator=generator) < label_dropout)[rows]
         ids, t, noise, dropped = (send(one, device) for one in (ids, t, noise, dropped))
         x_0 = images[ids]
         label = torch.where(dropped, data.num_classes, labels[ids])

@@ -18,7 +18,7 @@ from ard.progress import progress_bar
 from ard.references import EVALUATION_SEED
 from ard.students import StudentCard, find_text, load_card, load_student
 from ard.teacher import noise_for_seeds
-from ard.text import condition_of, num_conditions
+from ard.text import EncodedText, condition_of, num_conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Attention:
     """Folders of one or more students that read a history."""
     out: Path
     """Folder for the numbers and pictures."""
+    text: Path | None = None
+    """Folder of encoded prompts, for students that read text; None: those that each learned from."""
     num: int = 256
     """Images per student."""
     json: Path | None = None
@@ -60,6 +62,7 @@ class Attention:
         for folder, card in zip(self.student, cards, strict=True):
             if card.model != "ard":
                 raise InputError(f"{folder} ({card.model}) reads no history; name students of --preset ard or alike")
+        texts = [find_text(self.text, card, folder) for folder, card in zip(self.student, cards, strict=True)]
         if self.dry_run:
             return print_plan({"students": cards, "num": self.num, "pictures": pictures, "device": str(device)})
         require_matplotlib()
@@ -67,9 +70,9 @@ class Attention:
         json = self.json or self.out / "attention.json"
         outputs.check(*pictures, json, self.out / "attention.csv")
         rows = []
-        for folder, picture in zip(self.student, pictures, strict=True):
+        for folder, picture, text in zip(self.student, pictures, texts, strict=True):
             student, card = load_student(folder, device)
-            noise, condition = _noises(folder, card, self.num)
+            noise, condition = _noises(card, text, self.num)
             with progress_bar(self.num, folder.name, unit="img") as bar:
                 shares = mean_shares(student, noise, condition, batch_size=self.batch_size, progress=bar.update)
             rows += share_rows(str(folder), student, shares)
@@ -93,11 +96,10 @@ class Attention:
         return [self.out / name for name in names]
 
 
-def _noises(folder: Path, card: StudentCard, num: int) -> tuple[torch.Tensor, Condition]:
+def _noises(card: StudentCard, text: EncodedText | None, num: int) -> tuple[torch.Tensor, Condition]:
     """The noises and conditions that ard evaluate starts from."""
     network, seeds = card.network, range(EVALUATION_SEED, EVALUATION_SEED + num)
     noise = noise_for_seeds(seeds, (network.channels, network.latent_size, network.latent_size))
-    text = find_text(None, card, folder)
     return noise, condition_of(text, torch.tensor(seeds) % num_conditions(text, network))
 
 
