@@ -15,6 +15,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ from ard.fast_sampling import Speed, drawing
 from ard.files import write_json
 from ard.history import HistoryAttention
 from ard.losses import regression_loss
+from ard.models.drawing import draw
 from ard.models.student import Prediction, StateKind, Student, StudentConfig
 from ard.models.transformer import TransformerConfig
 from ard.table import as_text
@@ -102,12 +104,10 @@ def make_student(config: TransformerConfig, history_blocks: int, device: torch.d
     )
     diffusion = Diffusion(num_train_steps=LAST_TIME)
     tau = tuple(1 - step / NUM_STEPS for step in range(NUM_STEPS + 1))
-    student, generator = (
-        Student(random_network(config, device), diffusion, tau, design),
-        torch.Generator().manual_seed(2),
-    )
+    student = Student(random_network(config, device), diffusion, tau, design)
+    generator = torch.Generator().manual_seed(2)
     for parameter in student.step_heads.parameters():
-        nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+        draw(parameter, partial(nn.init.normal_, std=parameter.shape[-1] ** -0.5, generator=generator))
     return student.to(device).eval().requires_grad_(False)
 
 

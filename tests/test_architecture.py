@@ -257,6 +257,25 @@ def test_nothing_is_unpickled_or_downloaded() -> None:
         assert not allowed, f"{path} may unpickle an array"
 
 
+def draws_in_place(tree: ast.Module) -> list[str]:
+    """Calls that fill a tensor, wherever it is, from a generator, which is on one device: `draw` does it right."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    in_place = (node for node in calls if ast.unparse(node.func).endswith("_"))
+    return [ast.unparse(node) for node in in_place if "generator" in {keyword.arg for keyword in node.keywords}]
+
+
+def test_the_rule_about_draws_finds_them() -> None:
+    allowed = "draw(weight, partial(init.normal_, generator=generator)); torch.randn(3, generator=generator)"
+    assert draws_in_place(ast.parse(f"init.normal_(weight, generator=generator); {allowed}; zeros_(weight)")) == [
+        "init.normal_(weight, generator=generator)"
+    ]
+
+
+def test_a_generator_and_a_parameter_of_another_device_do_not_meet() -> None:
+    for path in [*modules(), *(REPOSITORY / "benchmarks").glob("*.py")]:
+        assert not draws_in_place(parsed(path)), f"{path}: use ard.models.drawing.draw"
+
+
 def test_nothing_in_the_package_is_evaluated_from_text() -> None:
     for path in modules():
         assert not called(parsed(path)) & {"eval", "exec", "compile", "__import__", "os.system"}, path

@@ -4,12 +4,17 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from ard.bench.contenders import random_network, random_student
 from ard.errors import InputError
-from ard.models.transformer import TransformerConfig
+from ard.models.lora import add_adapters
+from ard.models.student import StudentConfig
+from ard.models.transformer import Transformer, TransformerConfig, initialise
 
 SHAPE = TransformerConfig(
     width=16, depth=2, num_heads=2, patch_size=2, latent_size=8, channels=3, num_classes=4, learn_sigma=True
@@ -44,6 +49,30 @@ def test_every_weight_of_the_student_gets_a_name_of_theirs(script: ModuleType) -
     left_out = student.step_embedding.numel() + sum(one.numel() for one in student.network.final_layer.parameters())
     assert sum(one.numel() for one in weights.values()) == given - left_out + student.network.pos_embed.numel()
     assert not student.step_embedding.any(), "theirs has none"
+
+
+class OneDevice(TorchFunctionMode):
+    """Fails where a generator draws into a tensor of another device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        generator = (kwargs or {}).get("generator")
+        tensors = [one for one in args if isinstance(one, torch.Tensor)]
+        if generator is not None:
+            assert {one.device.type for one in tensors} <= {generator.device.type}, f"{func} draws elsewhere"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_random_weights_are_drawn_for_any_device(script: ModuleType, device: str) -> None:
+    """The meta device stands for a GPU: it is not the generators'."""
+    with OneDevice():
+        student = script.make_student(SHAPE, 1, torch.device(device))
+        network = random_network(SHAPE, torch.device(device))
+        random_student(network, StudentConfig(num_steps=2))
+        initialise(Transformer(SHAPE).to(device), torch.Generator())
+        bare = random_student(network, StudentConfig(num_steps=2))
+        add_adapters(bare, rank=2, alpha=2.0, generator_of=lambda _: torch.Generator())
+    assert {parameter.device.type for parameter in student.parameters()} == {device}
 
 
 def test_patches_are_embedded_alike(script: ModuleType) -> None:

@@ -24,6 +24,7 @@ from ard.sharded.rows import Shards
 from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record
 from ard.types import Labels, Latents
 
+LOOKED_AT = 16  # Pictures whose size is read to find the usual one.
 DECODED = 64  # Pictures in memory together.
 LATENTS = Kind(
     record="manifest.json",
@@ -90,6 +91,23 @@ class LatentManifest(ShardedManifest):
     def identity(self) -> str:
         """A fingerprint of everything that decides the content."""
         return fingerprint_of(to_plain(self))
+
+
+def usual_size(pictures: PictureSet, card: AutoencoderCard) -> int:
+    """The side of the pictures where all that are looked at are squares of one size, else the autoencoder's own.
+
+    InputError where neither is known.
+    """
+    looked_at = {index * (pictures.count - 1) // max(1, LOOKED_AT - 1) for index in range(LOOKED_AT)}
+    sides = {side for index in looked_at for side in pictures.header(index)[:2]}
+    if len(sides) == 1 and (side := sides.pop()) % card.downsampling == 0:
+        return side
+    if card.picture_size:
+        return card.picture_size
+    raise InputError(
+        f"the pictures in {pictures.path} have several sizes, and {card.folder} does not say on which it was trained; "
+        f"give --size, a multiple of {card.downsampling}"
+    )
 
 
 def plan_cache(pictures: PictureSet, card: AutoencoderCard, *, size: int, shard_size: int = 1024) -> LatentManifest:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from ard.datasets import load_data
 from ard.datasets.real import open_pictures
 from ard.diffusion import Diffusion
 from ard.errors import InputError
-from ard.latents import LatentCache
-from ard.models.autoencoder import load_autoencoder
+from ard.latents import LatentCache, usual_size
+from ard.models.autoencoder import load_autoencoder, read_autoencoder
 from ard.models.student import StateKind
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.pictures import to_pixels
@@ -102,6 +103,33 @@ def stage(start: list[object], real: object, out: Path, *more: object) -> list[o
 
 def online(teacher: Path) -> list[object]:
     return ["--online", "--teacher", teacher, "--num-steps", 2, "--num-teacher-steps", 4]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "trained_on", "told"),
+    [
+        ([(24, 24), (24, 24)], 256, 24),  # Prepared pictures.
+        ([(24, 24), (24, 32)], 64, 64),
+        ([(25, 25)], 64, 64),  # No multiple of the autoencoder's.
+        ([(24, 24), (48, 48)], None, "have several sizes, and .* does not say on which it was trained; give --size"),
+    ],
+)
+def test_the_usual_size_is_the_pictures_or_the_autoencoders(
+    sizes: list[tuple[int, int]],
+    trained_on: int | None,
+    told: int | str,
+    make_autoencoder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    for index, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{index}.png")
+    card = replace(read_autoencoder(make_autoencoder(blocks=2)), picture_size=trained_on)
+    pictures = open_pictures(tmp_path)
+    if isinstance(told, int):
+        assert usual_size(pictures, card) == told
+    else:
+        with pytest.raises(InputError, match=told):
+            usual_size(pictures, card)
 
 
 class TestEncode:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ard import stopping
 from ard.stopping import DOUBLE, Stopped, stopping_at_once
 from ard.teacher import load_teacher
-from ard.training.loop import TrainConfig, read_log, train
+from ard.training.log import read_log
+from ard.training.loop import TrainConfig, train
 from ard.training.state import checkpoints
 from ard.trajectories.collect import collect
 from ard.trajectories.manifest import load_manifest
@@ -160,7 +161,7 @@ def test_a_stopped_command_says_one_line_and_its_status_and_ends_with_the_same_b
 ) -> None:
     options = ["--trajectories", toys / "store", *distill_options, "--iterations", 80, "--log-every", 1, "--out"]
     log = tmp_path / "student/log.jsonl"
-    send_when(log.exists, signal.SIGTERM)
+    send_when(lambda: log.exists() and log.stat().st_size, signal.SIGTERM)
     stopped = command("distill", *options, tmp_path / "student")
     assert stopped.returncode == 143
     (line,) = lines_of(stopped.stderr)
@@ -214,6 +215,7 @@ def test_collecting_tells_every_batch_and_stops_before_the_next(
         assert path == "manifest.json" or contents(tmp_path / "store")[path] == data
 
 
+@pytest.mark.slow
 def test_workers_tell_every_batch_too(collect_again: Callable[..., list[int]]) -> None:
     assert collect_again(Counted(), workers=2) == [0, 0, 4, 8, 12, 16, 20]
 
@@ -227,6 +229,7 @@ def test_threads_are_put_back(collect_again: Callable[..., list[int]]) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 @pytest.mark.parametrize("moment", ["while the workers start", "after the first shard"])
 def test_ctrl_c_in_a_terminal_prints_one_line_whatever_the_workers_do(

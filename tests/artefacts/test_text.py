@@ -738,6 +738,16 @@ class TestExport:
             embeddings = {"prompt_embeds": tokens, "prompt_attention_mask": mask}
             assert torch.equal(pipe(**embeddings, latents=noise, output_type="latent").images, wanted)
 
+    def test_weights_stored_in_8_bits_draw_what_the_rounded_ones_draw(
+        self, loaded: Callable[..., ARDPipeline], tmp_path: Path
+    ) -> None:
+        pipe, noise = loaded(), noise_for_seeds(range(2), (4, 8, 8))
+        given = EncodedText(tmp_path / "elsewhere/text").condition(torch.arange(2))
+        exact = pipe(prompt=given, latents=noise, output_type="latent").images
+        pipe.student.to(torch.bfloat16).enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+        rounded = pipe(prompt=given, latents=noise, output_type="latent").images
+        assert 0 < (rounded - exact).abs().mean() < 0.2 * exact.abs().mean()
+
     def test_prompts_draw_what_ard_sample_draws_to_the_bit(
         self,
         root: Path,

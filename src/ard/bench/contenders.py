@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ard.diffusion import Diffusion, Solver
 from ard.errors import InputError
 from ard.fast_sampling import Draw, Speed, drawing
 from ard.history import HistoryAttention, HistoryMask
+from ard.models.drawing import draw
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import Transformer, TransformerConfig
 from ard.teacher import Guidance, Ode, Teacher, solve_pf_ode
@@ -49,7 +51,7 @@ def random_network(config: TransformerConfig, device: torch.device) -> Transform
     """A network of random weights that are not small, the modulations' too: no part of it is without effect."""
     network, generator = Transformer(config), torch.Generator().manual_seed(0)
     for parameter in network.parameters():
-        nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+        draw(parameter, partial(nn.init.normal_, std=parameter.shape[-1] ** -0.5, generator=generator))
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -74,7 +76,7 @@ def random_student(network: Transformer, config: StudentConfig) -> Student:
     device = network.x_embedder.weight.device
     student, generator = Student(copy.copy(network), DIFFUSION, tau, config), torch.Generator().manual_seed(2)
     for parameter in (student.step_embedding, student.gates):
-        nn.init.normal_(parameter, generator=generator)
+        draw(parameter, partial(nn.init.normal_, generator=generator))
     return student.to(device).eval()
 
 

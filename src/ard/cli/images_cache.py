@@ -8,7 +8,7 @@ from ard.cli.options import print_plan, tell
 from ard.datasets.look import Check, look_over
 from ard.datasets.real import Columns
 from ard.devices import DeviceName, resolve_device
-from ard.latents import make_cache, plan_cache
+from ard.latents import make_cache, plan_cache, usual_size
 from ard.models.autoencoder import Autoencoder, load_autoencoder, read_autoencoder
 from ard.progress import progress_bar
 
@@ -29,11 +29,12 @@ class ImagesCache:
     """A folder of PNG, JPEG, WebP, BMP or TIFF files (a sub-folder per class), WebDataset's .tar files (a folder, or a
     pattern), or a data set that datasets saved to disk."""
     vae: Path
-    """A local folder of diffusers' AutoencoderKL, the teacher's."""
+    """A local folder of diffusers' AutoencoderKL, or of a pipeline with one: the teacher's."""
     out: Path
     """Folder of the cache."""
-    size: int = 256
-    """Side of the images in pixels."""
+    size: int | None = None
+    """Side of the images in pixels. None: that of the pictures where they are squares of one size, else the size that
+    the autoencoder was trained on."""
     shard_size: int = 1024
     """Images per file."""
     image_column: str = ""
@@ -53,7 +54,8 @@ class ImagesCache:
         card = read_autoencoder(self.vae)
         columns = Columns(image=self.image_column, label=self.label_column)
         pictures = look_over(self.images, columns, self.check, classes=True).pictures
-        manifest = plan_cache(pictures, card, size=self.size, shard_size=self.shard_size)
+        size = usual_size(pictures, card) if self.size is None else self.size
+        manifest = plan_cache(pictures, card, size=size, shard_size=self.shard_size)
         if self.dry_run:
             return print_plan({"manifest": manifest, "device": str(device), "out": self.out})
 
@@ -64,4 +66,4 @@ class ImagesCache:
 
         with progress_bar(manifest.num, "encode", unit="image") as bar:
             make_cache(self.out, manifest, pictures, load, device=device, progress=bar.update)
-        print(f"latents {self.out}: {manifest.num} images in {manifest.num_shards} shards")
+        print(f"latents {self.out}: {manifest.num} images of {size} x {size} in {manifest.num_shards} shards")

@@ -14,7 +14,8 @@ from ard.errors import InputError
 from ard.files import remove_leftovers
 from ard.models.transformer import condition_name
 from ard.models.weights import StateDict
-from ard.published import Choice, read_published
+from ard.published import Choice, Published, local_source, read_published
+from ard.published.check import Check, check_published
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
 
 NOTES = frozenset({"imported.notes"})  # What an import says may change; what it gives may not.
@@ -49,6 +50,12 @@ class TeacherImport:
     None: by its options, else one row is for no class."""
     latent_size: int | None = None
     """Side of the latents of a checkpoint that lacks its table of positions."""
+    vae: Path | None = None
+    """Folder of the autoencoder of its latents, whose scale, shift and place the teacher then records. None: that of a
+    pipeline's folder."""
+    check: bool = False
+    """Draw two latents in 8 steps twice, here and by diffusers or by the published equations, and print the difference.
+    """
     dry_run: bool = False
     """Print what is found and write nothing."""
 
@@ -56,13 +63,18 @@ class TeacherImport:
         """Read, check and publish."""
         card, weights = read_published(self.source, self._choice())
         card = _seen_from(self.out, card)
+        checked = [str(self._checked(Published(card, weights)))] if self.check else []
         if self.dry_run:
             return print_plan({"teacher": card, "out": self.out})
         if _is_there(self.out, card, weights):
             return print(f"teacher {self.out} is there already")
         save_teacher(self.out, card, weights)
         remove_leftovers(self.out)
-        print("\n".join(_told(self.out, card)))
+        print("\n".join([*_told(self.out, card), *checked]))
+
+    def _checked(self, published: Published) -> Check:
+        """The comparison with what published it."""
+        return check_published(local_source(self.source), published, self._choice())
 
     def _choice(self) -> Choice:
         """What the user says of the source."""
@@ -72,6 +84,7 @@ class TeacherImport:
             weights_key=self.weights_key,
             num_classes=self.num_classes,
             latent_size=self.latent_size,
+            vae=self.vae,
         )
 
 

@@ -83,7 +83,7 @@ def held_out_accuracy(network: Classifier, data: ImageData) -> float:
 def new_classifier(data: ImageData) -> Classifier:
     """An untrained classifier for `data`, the same at every call."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # The CPU's only: a GPU's stays as it is.
         return Classifier(data.images.shape[1], data.images.shape[2], data.num_classes)
 
 

@@ -165,7 +165,7 @@ def read_autoencoder(given: Path) -> AutoencoderCard:
 
 def require_package() -> None:
     """MissingExtraError when diffusers is missing, which a long run then learns at its start."""
-    _diffusers()
+    diffusers_package()
 
 
 @offline()
@@ -174,7 +174,7 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
 
     InputError when it lacks a tensor, which would be drawn at random.
     """
-    card, diffusers = read_autoencoder(folder), _diffusers()
+    card, diffusers = read_autoencoder(folder), diffusers_package()
     try:
         with quietly():
             network, found = diffusers.AutoencoderKL.from_pretrained(
@@ -247,7 +247,8 @@ def _config(path: Path, plain: dict[str, Any]) -> _Config:
     return from_plain(_Config, {field.name: known[field.name] for field in fields(_Config)}, where=str(path))
 
 
-def _diffusers() -> Any:
+def diffusers_package() -> Any:
+    """The package; MissingExtraError without it."""
     with importing("diffusers", "latent"):
         import diffusers
     return diffusers

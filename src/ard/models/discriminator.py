@@ -122,7 +122,7 @@ class LocalBatchNorm(nn.Module):
 def new_discriminator(config: DiscriminatorConfig, network: TransformerConfig, *, seed: int) -> Discriminator:
     """Heads with torch's usual initial weights, which depend on `seed` only."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # The CPU's only: a GPU's stays as it is.
         return Discriminator(config, network)
 
 

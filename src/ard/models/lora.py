@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ard.errors import InputError
 from ard.extras import importing
+from ard.models.drawing import draw
 from ard.models.student import Student
 from ard.models.transformer import Backbone, Transformer
 from ard.models.weights import StateDict
@@ -32,7 +34,7 @@ def add_adapters(student: Student, *, rank: int, alpha: float, generator_of: Cal
     head.requires_grad_(True)
     for name, parameter in student.named_parameters():
         if name.endswith(A):
-            _draw(parameter, generator_of(name))
+            draw(parameter, _uniform(parameter, generator_of(name)))
 
 
 def adapted_layers(network: Backbone) -> list[str]:
@@ -59,11 +61,10 @@ def merged(weights: StateDict, *, rank: int, alpha: float) -> StateDict:
     return {name.replace(BASE, ""): value for name, value in weights.items()}
 
 
-@torch.no_grad()
-def _draw(parameter: Tensor, generator: torch.Generator) -> None:
-    """Uniform with the variance of torch's linear layers, as peft draws it, but on the CPU and from an address."""
+def _uniform(parameter: Tensor, generator: torch.Generator) -> Callable[[Tensor], object]:
+    """What draws with the variance of torch's linear layers, as peft does, but from an address."""
     bound = 1 / math.sqrt(parameter.shape[1])
-    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+    return partial(nn.init.uniform_, a=-bound, b=bound, generator=generator)
 
 
 def _peft() -> Any:

@@ -6,6 +6,7 @@ With a text it is PixArt's (Chen et al., 2024): DiT with a cross-attention in ea
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, final
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import init
 from ard.condition import Condition, Prompts
 from ard.config import later
 from ard.errors import InputError, require_at_least
+from ard.models.drawing import draw
 from ard.models.layers import (
     Attend,
     Block,
@@ -266,14 +268,15 @@ def initialise(network: Transformer, generator: torch.Generator) -> Transformer:
     For class-conditional networks; one that reads text is imported.
     """
     assert isinstance(network.y_embedder, LabelEmbedder)  # noqa: S101 see above
+    normal = partial(init.normal_, std=0.02, generator=generator)
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             if "adaLN_modulation" in name or name == "final_layer.linear":
                 init.zeros_(module.weight)
             elif name.startswith("t_embedder"):
-                init.normal_(module.weight, std=0.02, generator=generator)
+                draw(module.weight, normal)
             else:
-                init.xavier_uniform_(module.weight, generator=generator)
+                draw(module.weight, partial(init.xavier_uniform_, generator=generator))
             init.zeros_(module.bias)
-    init.normal_(network.y_embedder.embedding_table.weight, std=0.02, generator=generator)
+    draw(network.y_embedder.embedding_table.weight, normal)
     return network

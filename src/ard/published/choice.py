@@ -1,6 +1,7 @@
 """What the user says of a published teacher, where its files do not say it or could be read in two ways."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ard.errors import require_at_least
 from ard.teacher import SourceFormat
@@ -20,6 +21,8 @@ class Choice:
     """As many as rows of the table of classes: there is no row for no class."""
     latent_size: int | None = None
     """Of a checkpoint without its table of positions."""
+    vae: Path | None = None
+    """The folder of the autoencoder of its latents."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""

@@ -48,6 +48,11 @@ def read_folder(folder: Path) -> Published:
     return Published(TeacherCard(network=network, diffusion=schedule.diffusion, imported=imported), weights)
 
 
+def find_transformer(folder: Path) -> Path:
+    """The folder of the network in the one of a pipeline, of a training's checkpoint, or of itself."""
+    return _model_folder(folder, _pipeline(folder))[0]
+
+
 def _model_folder(folder: Path, index: dict[str, Any] | None) -> tuple[Path, list[str]]:
     """Where the network's own folder is, and what people are told of the choice."""
     if index is not None:
