@@ -21,7 +21,7 @@ ROWS: tuple[set[str], ...] = (
     {"extras", "draws", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
     {"devices", "distributed"},
     {"spacing", "vp_table"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks"},
+    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks", "places"},
     {"models", "outputs"},
     {"sharded"},
     {"teacher", "datasets", "text"},

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from enum import StrEnum
@@ -99,4 +100,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     accepted = {float: (int, float), Path: (str,)}.get(hint, (str,) if issubclass(hint, str) else (hint,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{where} is {value!r}; a value of type {hint.__name__} is expected")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} is {value}; a finite number is expected")
     return hint(value)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ard.config import later
 from ard.draws import normal, uniform
-from ard.errors import InputError, require_at_least
+from ard.errors import InputError, require_at_least, require_at_most
 from ard.spacing import TimeSpacing, flow_times, vp_times
 from ard.types import Latents, Times
 from ard.vp_table import BetaSchedule, alpha_sigma_at, vp_table
@@ -92,6 +92,7 @@ class Diffusion:
     def __post_init__(self) -> None:
         """Refuse numbers that make no noise process."""
         require_at_least(1, {"num_train_steps": self.num_train_steps})
+        require_at_most(1_000_000, {"num_train_steps": self.num_train_steps})
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(f"beta_start {self.beta_start} and beta_end {self.beta_end} must rise between 0 and 1")
 

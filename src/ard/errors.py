@@ -14,6 +14,16 @@ def require_at_least(minimum: int, values: Mapping[str, int | float]) -> None:
             raise InputError(f"{name} is {value}; at least {minimum} is needed")
 
 
+def require_at_most(maximum: int, values: Mapping[str, int | float]) -> None:
+    """InputError that names the first of `values` that is above `maximum` or not a number.
+
+    A damaged size is told before anything of that size is made.
+    """
+    for name, value in values.items():
+        if not value <= maximum:
+            raise InputError(f"{name} is {value:.6g}; at most {maximum} is allowed")
+
+
 class MissingExtraError(InputError):
     """An optional package that a command needs is not installed."""
 

@@ -117,6 +117,12 @@ def make_pipeline(export: Export) -> Any:
     return made
 
 
+def num_bytes(pipeline: Any) -> int:
+    """The bytes of a pipeline's weights."""
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(tensor.nbytes for network in networks for tensor in network.state_dict().values())
+
+
 def export_identity(export: Export, pipeline: Any) -> dict[str, Any]:
     """What decides the content of the folder: the weights, the names, and what the model card says."""
     text = {} if export.text is None else {"text_encoder": export.text.encoder and export.text.encoder.identity()}

@@ -18,10 +18,11 @@ from ard.datasets.picture_set import PictureSet
 from ard.draws import normal
 from ard.errors import InputError, require_at_least
 from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentScale
+from ard.models.transformer import check_shape
 from ard.ranks import rank_and_world
 from ard.sharded.making import Claim, publish_shard
 from ard.sharded.rows import Shards
-from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record
+from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record, require_sizes
 from ard.types import Labels, Latents
 
 LOOKED_AT = 16  # Pictures whose size is read to find the usual one.
@@ -56,6 +57,11 @@ class LatentManifest(ShardedManifest):
     num_classes: int
     num: int
     shard_size: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no cache can be."""
+        require_sizes(num=self.num, shard_size=self.shard_size)
+        check_shape(self.shape)
 
     @property
     def total(self) -> int:

@@ -11,8 +11,8 @@ from ard.config import differences
 from ard.errors import InputError
 from ard.files import read_json, remove_leftovers, write_atomically, write_json
 from ard.marks import marked_json
-from ard.outputs import require_folder
 from ard.pictures import Pixels, png_bytes, to_pictures
+from ard.places import require_folder
 from ard.seeds import in_words
 
 RECORD, SCHEMA = "samples.json", 1

@@ -14,9 +14,10 @@ from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.student import Student, StudentConfig
 from ard.models.transformer import TransformerConfig
-from ard.models.weights import StateDict, fingerprint, load_config, load_model, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_model, require_room, save_model
 from ard.teacher import Ode, Teacher, TeacherRef
 from ard.text import EncodedText, TextRef, open_referred, require_text
+from ard.timegrid import check_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,12 @@ class StudentCard:
     """The prompts that it learned from, where it reads text."""
     latents: LatentScale | None = later(None)
     """How its latents are scaled, where its teacher says."""
+
+    def __post_init__(self) -> None:
+        """Refuse a grid that is not on the teacher's."""
+        check_indices(self.grid, self.ode.num_teacher_steps)
+        if len(self.grid) != self.student.num_steps + 1:
+            raise InputError(f"num_steps is {self.student.num_steps}, but the grid has {len(self.grid) - 1} steps")
 
     @property
     def tau(self) -> tuple[float, ...]:
@@ -103,6 +110,7 @@ def start_from(folder: Path, student: Student) -> StartRef:
 def load_student(folder: Path, device: torch.device) -> tuple[Student, StudentCard]:
     """The student in `folder`, in evaluation mode, with its card."""
     card = load_card(folder)
+    require_room(folder, depth=card.network.depth, width=card.network.width)
     student = build_student(card).eval().requires_grad_(False)
     load_model(student, folder)
     return student.to(device), card

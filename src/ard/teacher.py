@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +25,12 @@ from ard.diffusion import (
     solver_output,
 )
 from ard.draws import normal
-from ard.errors import InputError
+from ard.errors import InputError, require_at_most
 from ard.files import followed
 from ard.models.autoencoder import LatentScale
 from ard.models.backbones import build_network
 from ard.models.transformer import Backbone, TransformerConfig
-from ard.models.weights import StateDict, fingerprint, load_config, load_model, save_model
+from ard.models.weights import StateDict, fingerprint, load_config, load_model, require_room, save_model
 from ard.spacing import TimeSpacing
 from ard.types import Latents, Times, Trajectory
 
@@ -64,6 +65,9 @@ class Guidance:
 _ROUNDING = 1e-6  # A time such as 1 - 7/10 is not quite 0.3, and in float32 another number again.
 
 
+MAX_TIMES = 100_001
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ode:
     """How the teacher's PF-ODE is solved; together with a teacher, a seed and a condition it decides a trajectory."""
@@ -76,6 +80,15 @@ class Ode:
     """Where each step lands, of a sampler whose steps do not land at the next of the times; empty where they do."""
     clip: float | None = later(None)
     """Clean estimates are cut to this range, -clip to clip, in every step; None: they are not."""
+
+    def __post_init__(self) -> None:
+        """Refuse times that do not fall from noise to image, and landings that are not one per step."""
+        times = self.times
+        require_at_most(MAX_TIMES, {"the number of times": len(times)})
+        if len(times) < 2 or not (times[0] > times[-1] and all(a >= b for a, b in pairwise(times))):
+            raise InputError(f"times {str(times)[:60]} must fall from noise to image")
+        if self.landings and len(self.landings) != len(times) - 1:
+            raise InputError(f"landings are {len(self.landings)}, and there are {len(times) - 1} steps")
 
     @property
     def steps(self) -> "list[tuple[float, float]]":
@@ -284,6 +297,7 @@ def load_teacher_card(folder: Path) -> TeacherCard:
 def load_teacher(folder: Path, device: torch.device) -> Teacher:
     """The teacher in `folder`, in evaluation mode; InputError when there is none."""
     card = load_teacher_card(folder)
+    require_room(folder, depth=card.network.depth, width=card.network.width)
     network = build_network(card.network).eval().requires_grad_(False)
     load_model(network, folder)
     identity = teacher_hash(card, network.state_dict())

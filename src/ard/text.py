@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ard.condition import Condition, Prompts, padded
 from ard.config import fingerprint_of
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least, require_at_most
 from ard.files import followed
 from ard.models.text_encoder import Encode
-from ard.models.transformer import TransformerConfig
+from ard.models.transformer import MAX_SIZE, TransformerConfig
 from ard.sharded.making import Claim, publish_shard, require_claimable
 from ard.sharded.rows import Shards
 from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record
@@ -53,6 +53,12 @@ class TextManifest(ShardedManifest):
     width: int
     max_tokens: int
     prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be meant."""
+        sizes = {"width": self.width, "max_tokens": self.max_tokens}
+        require_at_least(1, sizes)
+        require_at_most(MAX_SIZE, sizes)
 
     @functools.cached_property
     def identity(self) -> str:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -301,6 +302,14 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(plain))
 
 
+# A file of the toys and a field in it that is a size, or a list of sizes.
+SIZES_IN_FILES = [
+    *(f"teacher/config.json network {name}" for name in ("depth", "width", "latent_size", "num_classes", "mlp_ratio")),
+    *(f"student/config.json {name}" for name in ("student num_steps", "network depth", "grid", "ode times")),
+    *(f"store/manifest.json {name}" for name in ("num", "shard_size", "kept", "shape", "num_classes", "ode times")),
+]
+
+
 class TestDamage:
     """Folders whose files are damaged."""
 
@@ -337,6 +346,27 @@ class TestDamage:
             ["distill", "--trajectories", workspace / "store", "--num-steps", 2, "--out", workspace / "new"],
         ):
             assert "manifest.json" in refused(*arguments)
+
+    @pytest.mark.parametrize("place", SIZES_IN_FILES)
+    def test_a_size_that_cannot_be_meant_is_refused_before_anything_has_it(
+        self, workspace: Path, refused: Refused, place: str
+    ) -> None:
+        name, *fields, last = place.split()
+        path = workspace / name
+        plain = inner = json.loads(path.read_text())
+        for field in fields:
+            inner = inner[field]
+        is_list = isinstance(inner[last], list)
+        command = {
+            "teacher/config.json": ["collect", "--teacher", workspace / "teacher"],
+            "student/config.json": ["sample", "--student", workspace / "student"],
+            "store/manifest.json": ["distill", "--num-steps", 2, "--trajectories", workspace / "store"],
+        }[name]
+        for size in (-1, 0, 10**12, 10**19, 10**30, 1e300, math.nan):
+            inner[last] = [size] if is_list else size
+            path.write_text(json.dumps(plain))
+            line = refused(*command, "--out", workspace / "new.png", "--device", "cpu")
+            assert path.name in line, size
 
     @pytest.mark.parametrize("size", [0, 5, 1000])
     @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from PIL import Image
 from ard.errors import InputError
 from ard.files import write_atomically
 from ard.marks import is_marked, npz_mark
-from ard.outputs import Outputs, require_file, require_folder
+from ard.outputs import Outputs
+from ard.places import require_file, require_folder
 
 Refused = Callable[..., str]
 Made = Callable[..., str]
@@ -218,3 +219,62 @@ class TestCommands:
         (tmp_path / name).write_text("theirs")
         said = refused(*(word.replace("OUT", str(tmp_path)).replace("TOYS", str(toys)) for word in words))
         assert f"{name} is there already and is no earlier output of ard {' '.join(words[:1])}" in said
+
+
+FOLDERS = {
+    "teach": ["--model", "tiny/4", "--iterations", 2],
+    "teacher import": ["TOYS/dit.safetensors", "--format", "dit", "--num-heads", 2],
+    "collect": ["--teacher", "TOYS/teacher", "--num", 4, "--num-teacher-steps", 4],
+    "distill": ["--trajectories", "TOYS/store", "--num-steps", 2, "--iterations", 2],
+    "sweep": ["--trajectories", "TOYS/store", "--num-steps", 2, "--iterations", 2],
+    "export": ["--student", "TOYS/student"],
+    "demo": [],
+    "reproduce": ["--scale", "tiny"],
+    "sample": ["--student", "TOYS/student"],
+}
+
+
+class TestFolders:
+    """Every command that fills a folder looks at it before its work."""
+
+    def words(self, verb: str, toys: Path) -> list[str]:
+        return [*verb.split(), *(str(word).replace("TOYS", str(toys)) for word in FOLDERS[verb])]
+
+    @pytest.mark.parametrize("verb", FOLDERS)
+    @pytest.mark.parametrize(
+        ("name", "told"), [("file/x", "file is a file, not a folder"), ("/proc/x", "written in /proc")]
+    )
+    def test_one_that_cannot_be_written(
+        self, verb: str, name: str, told: str, toys: Path, tmp_path: Path, refused: Refused
+    ) -> None:
+        (tmp_path / "file").touch()
+        assert told in refused(*self.words(verb, toys), "--out", tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("verb", "options"),
+        [
+            (
+                "collect",
+                ["--num", 2 * 10**9, "--keep", "all", "--states", "x_t", "x_0_hat", "--num-teacher-steps", 100],
+            ),
+            ("teach", ["--iterations", 10**8, "--checkpoint-every", 1, "--keep-checkpoints", 0]),
+            ("distill", ["--iterations", 10**8, "--checkpoint-every", 1, "--keep-checkpoints", 0]),
+        ],
+    )
+    def test_one_whose_content_will_not_fit_on_the_disk(
+        self, verb: str, options: list[object], toys: Path, tmp_path: Path, refused: Refused
+    ) -> None:
+        said = refused(*self.words(verb, toys), *options, "--out", tmp_path / "new")
+        assert "will need about" in said
+        assert "GB left" in said
+
+    @pytest.mark.parametrize(
+        ("verb", "name"),
+        [("sweep", "results.json"), ("sweep", "table.md"), ("demo", "report.html"), ("reproduce", "report.md")],
+    )
+    def test_one_with_a_file_of_somebody_else_in_the_place_of_theirs(
+        self, verb: str, name: str, toys: Path, tmp_path: Path, refused: Refused
+    ) -> None:
+        (tmp_path / name).write_text("theirs")
+        said = refused(*self.words(verb, toys), "--out", tmp_path)
+        assert f"{name} is there already, and no stages.json" in said

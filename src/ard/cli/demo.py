@@ -8,6 +8,7 @@ from ard.cli.options import print_plan
 from ard.demo import DemoConfig, plan, run_demo
 from ard.devices import DeviceName
 from ard.errors import InputError
+from ard.places import require_own_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,4 +42,5 @@ class Demo:
                 for name, group in plan(self.demo)
             }
             return print_plan({"demo": self.demo, "jobs": jobs, "out": self.out, "stages": stages})
+        require_own_folder(self.out, "stages.json", "demo.json", "results.json", "report.html", "samples.png")
         run_demo(self.out, self.demo, device=self.device, jobs=jobs)

@@ -6,7 +6,8 @@ from pathlib import Path
 from ard.cli.options import print_plan
 from ard.devices import DeviceName, resolve_device
 from ard.export import Export as Plan
-from ard.export import export_identity, is_exported, make_pipeline, plan_export, write_export
+from ard.export import export_identity, is_exported, make_pipeline, num_bytes, plan_export, write_export
+from ard.places import require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Export:
             return print_plan({"export": export, "identity": identity, "device": str(device), "out": self.out})
         if is_there:
             return print(f"export {self.out} is there already")
+        require_folder(self.out, size=num_bytes(pipeline))
         write_export(self.out, export, pipeline, device)
         self._tell_about_text(export)
         print(f"export {self.out}: load it with ARDPipeline.from_pretrained({str(self.out)!r})")

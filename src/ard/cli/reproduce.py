@@ -9,6 +9,7 @@ from ard.cli.options import print_plan
 from ard.config import differences, to_plain
 from ard.devices import DeviceName
 from ard.errors import InputError
+from ard.places import require_own_folder
 from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
 from ard.reproduce.tiny import TinyConfig, plan, run_tiny
 
@@ -60,6 +61,8 @@ class Reproduce:
                 f"--scale {self.scale} does not take {changed[0]}; see which scale an option names in --help"
             )
         out = self.folder
+        if not self.dry_run:
+            require_own_folder(out, "stages.json", "report.md")
         match self.scale:
             case Scale.TINY if self.dry_run:
                 print_plan({"tiny": self.tiny, "out": out, "stages": plan(out, self.tiny)})

@@ -11,6 +11,7 @@ from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
 from ard.origin import find_teacher
+from ard.places import require_own_folder
 from ard.references import MIN_SAMPLES, references_in, require_data
 from ard.sweep import HEADER, Place, body_of, run_sweep
 from ard.table import as_text, floor_note
@@ -102,6 +103,7 @@ class Sweep:
             names = [f"{cell.design.name}-seed{cell.seed}, rate to be tuned" if tuned else cell.name for cell in cells]
             trials = [cell.name for cell in grid.trials(depth)] if tuned else []
             return print_plan({"grid": grid, "place": place, "trials": trials, "students": names})
+        require_own_folder(self.out, "stages.json", "results.json", "table.md", "sweep.svg")
         results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
         print(as_text(HEADER, body_of(results)))
         print(floor_note(results.floor))

@@ -14,6 +14,7 @@ from ard.errors import InputError
 from ard.files import remove_leftovers
 from ard.models.transformer import condition_name
 from ard.models.weights import StateDict
+from ard.places import require_folder
 from ard.published import Choice, Published, local_source, read_published
 from ard.published.check import Check, check_published
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
@@ -68,6 +69,7 @@ class TeacherImport:
             return print_plan({"teacher": card, "out": self.out})
         if _is_there(self.out, card, weights):
             return print(f"teacher {self.out} is there already")
+        require_folder(self.out, size=sum(tensor.nbytes for tensor in weights.values()))
         save_teacher(self.out, card, weights)
         remove_leftovers(self.out)
         print("\n".join([*_told(self.out, card), *checked]))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ard.places import require_folder
 from ard.processes import working_in
 from ard.ranks import rank_and_world, require_one_process
 
@@ -41,5 +42,6 @@ def workplace(verb: str, command: Any) -> Iterator[None]:
     if command.dry_run or folder is None or (folder.exists() and not folder.is_dir()):
         yield
         return
+    require_folder(folder)
     with working_in(folder, shared=rank_and_world()[1] > 1):
         yield

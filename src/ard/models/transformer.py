@@ -16,7 +16,7 @@ from torch.nn import init
 
 from ard.condition import Condition, Prompts
 from ard.config import later
-from ard.errors import InputError, require_at_least
+from ard.errors import InputError, require_at_least, require_at_most
 from ard.models.drawing import draw
 from ard.models.layers import (
     Attend,
@@ -35,6 +35,9 @@ from ard.types import Latents, Patches, Times, Tokens
 RowTimes: TypeAlias = Float[Tensor, " row"]
 
 
+MAX_SIZE, MAX_DEPTH, MAX_CLASSES = 1 << 16, 1 << 10, 1 << 24  # Far above any network that exists.
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """How a network reads text."""
@@ -47,7 +50,9 @@ class TextConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be meant."""
         sizes = {"text width": self.width, "picture_size": self.picture_size}
-        require_at_least(1, {name: size for name, size in sizes.items() if size is not None})
+        given = {name: size for name, size in sizes.items() if size is not None}
+        require_at_least(1, given)
+        require_at_most(MAX_SIZE, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,11 @@ class TransformerConfig:
         """Refuse shapes that do not fit together."""
         sizes = ("width", "depth", "num_heads", "patch_size", "latent_size", "channels")
         require_at_least(1, {name: getattr(self, name) for name in sizes})
+        require_at_most(MAX_SIZE, {name: getattr(self, name) for name in sizes})
+        require_at_most(MAX_DEPTH, {"depth": self.depth, "mlp_ratio": self.mlp_ratio})
+        require_at_most(MAX_CLASSES, {"num_classes": self.num_classes})
+        if not self.width * self.mlp_ratio >= 1:
+            raise InputError(f"mlp_ratio is {self.mlp_ratio}, which leaves no hidden layer; give a positive number")
         self._check_condition()
         if self.frequency_shift not in {0, 1} or not 0 < self.mlp_norm_eps < 1:
             told = f"frequency_shift is {self.frequency_shift} and mlp_norm_eps {self.mlp_norm_eps}"
@@ -110,6 +120,12 @@ class TransformerConfig:
     def num_tokens(self) -> int:
         """P, tokens per latent."""
         return self.grid**2
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """InputError unless `shape` is that of a latent: channel, height and width."""
+    if len(shape) != 3 or not all(1 <= size <= MAX_SIZE for size in shape):
+        raise InputError(f"shape is {str(shape)[:60]}; channel, height and width are needed, each 1 to {MAX_SIZE}")
 
 
 SIZES: dict[str, tuple[int, int, int]] = {

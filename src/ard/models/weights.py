@@ -58,6 +58,17 @@ def require_whole_model(folder: Path, kind: str) -> None:
     require_whole_weights(folder)
 
 
+def require_room(folder: Path, *, depth: int, width: int) -> None:
+    """InputError when so many blocks of this width cannot be in the weights of `folder`; asked before they are made.
+
+    A block has several matrices with width x width numbers, of at least a byte each.
+    """
+    path = folder / WEIGHTS
+    kind_of_weights(path)
+    if depth * width**2 > path.stat().st_size:
+        raise InputError(f"{path} does not fit its config.json: it is too small for {depth} blocks of width {width}")
+
+
 def require_whole_weights(folder: Path) -> None:
     """InputError unless the weights in `folder` are there and match their checksum.
 

@@ -1,5 +1,6 @@
 """Making a store: the folder is claimed, what is missing or damaged is made, the record is completed."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from ard.config import differences, to_plain
 from ard.errors import InputError
 from ard.files import remove_leftovers
+from ard.places import require_folder, size_of
 from ard.progress import say
 from ard.sharded.shard import DamagedShardError, OtherSizeError, write_shard
 from ard.sharded.store import (
@@ -23,8 +25,12 @@ from ard.sharded.store import (
 
 
 def require_claimable(folder: Path, manifest: ShardedManifest) -> None:
-    """InputError unless `folder` is new, empty, or holds such a store, whole or not. Nothing is changed."""
+    """InputError unless `folder` is new, empty, or holds such a store, whole or not, and the rest fits on the disk.
+
+    Nothing is changed.
+    """
     kind = manifest.KIND
+    require_folder(folder, size=_expected_bytes(manifest) - size_of(folder))
     if (folder / kind.record).exists():
         stored, checksums = read_record(type(manifest), folder)
         if changes := differences(to_plain(stored), to_plain(manifest), ignore=kind.free):
@@ -38,6 +44,13 @@ def require_claimable(folder: Path, manifest: ShardedManifest) -> None:
 def publish_shard(folder: Path, manifest: ShardedManifest, shard: int, tensors: dict[str, Tensor]) -> None:
     """Write a shard of a store that is claimed."""
     write_shard(folder / manifest.KIND.shard_name(shard), tensors, manifest.shard_identity)
+
+
+def _expected_bytes(manifest: ShardedManifest) -> int:
+    """About how many bytes the whole store has: as if all shards were as long as the first, and texts of one token."""
+    shapes = manifest.expected(0).shapes.values() if manifest.num_shards else ()
+    first = sum(math.prod(size or 1 for size in shape) * dtype.itemsize for dtype, shape in shapes)
+    return first * manifest.num_shards
 
 
 class Claim:

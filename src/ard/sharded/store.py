@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ard.config import from_plain, to_plain
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least, require_at_most
 from ard.files import read_json, write_json
 from ard.sharded.shard import DamagedShardError, OtherSizeError, Shard, open_shard
 
+MAX_SHARDS, MAX_ROWS = 1 << 20, 1 << 20  # Of a store, and of each shard: 10,000 and 256 for ImageNet's 2.56 million.
 Checksums = dict[str, str]  # By the shard's file name.
 
 
@@ -93,6 +94,12 @@ class ShardedManifest(ABC):
 AnyManifest = TypeVar("AnyManifest", bound=ShardedManifest)
 
 
+def require_sizes(*, num: int, shard_size: int) -> None:
+    """InputError for numbers of rows, in all and per shard, that cannot be meant."""
+    require_at_least(1, {"num": num, "shard_size": shard_size})
+    require_at_most(MAX_ROWS, {"shard_size": shard_size})
+
+
 def read_record(cls: type[AnyManifest], folder: Path) -> tuple[AnyManifest, Checksums]:
     """The manifest of a store and its shards' checksums; InputError when `folder` is no store of this kind."""
     kind, path = cls.KIND, folder / cls.KIND.record
@@ -112,7 +119,9 @@ def read_record(cls: type[AnyManifest], folder: Path) -> tuple[AnyManifest, Chec
         }
     if not isinstance(checksums, dict) or not all(isinstance(value, str) for value in checksums.values()):
         raise InputError(f"{path}: shards is {str(checksums)[:80]!r}; an object with a checksum per shard is expected")
-    return from_plain(cls, plain, where=str(path)), checksums
+    manifest = from_plain(cls, plain, where=str(path))
+    require_at_most(MAX_SHARDS, {f"{path}: the number of shards": manifest.num_shards})
+    return manifest, checksums
 
 
 def write_record(folder: Path, manifest: ShardedManifest, checksums: Checksums) -> None:

@@ -16,6 +16,7 @@ from ard.config import differences, later
 from ard.errors import InputError, require_at_least
 from ard.files import read_json, remove_leftovers, write_json
 from ard.models.weights import require_whole_model
+from ard.places import require_folder, size_of
 from ard.progress import progress_bar
 from ard.ranks import require_one_process
 from ard.seeds import require_seed
@@ -121,6 +122,7 @@ def train(
     ends the run by Stopped after a last checkpoint.
     """
     require_one_process("training")
+    require_folder(folder, size=_bytes_at_the_end(module, config) - size_of(folder))
     _claim(folder, run)
     fused = next(module.parameters()).device.type in {"cpu", "cuda"}
     parameters = list(trained_parameters(module).values())
@@ -176,6 +178,14 @@ def _accumulate(loss_at: Callable[[int], Tensor], step: int, passes: int) -> Ten
         loss.backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
+
+
+def _bytes_at_the_end(module: nn.Module, config: TrainConfig) -> int:
+    """About what a run writes: its checkpoints, with weights, average and both moments, and the published weights."""
+    made = math.ceil(config.iterations / config.checkpoint_every)
+    kept = min(made, config.keep_checkpoints) if config.keep_checkpoints else made
+    trained = sum(parameter.nbytes for parameter in trained_parameters(module).values())
+    return 4 * kept * trained + sum(parameter.nbytes for parameter in module.parameters())
 
 
 def is_finished(folder: Path, run: dict[str, Any], kind: str) -> bool:

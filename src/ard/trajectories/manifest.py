@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ard.config import fingerprint_of, flatten, later, to_plain
 from ard.diffusion import Diffusion
-from ard.errors import InputError
+from ard.errors import InputError, require_at_least, require_at_most
 from ard.models.student import StateKind
-from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, read_record
+from ard.models.transformer import MAX_CLASSES, check_shape
+from ard.seeds import require_seed
+from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, read_record, require_sizes
 from ard.teacher import Ode, TeacherRef
 from ard.text import TextRef
 from ard.timegrid import check_indices, uniform_indices
@@ -59,6 +61,22 @@ class Manifest(ShardedManifest):
     that."""
     text: TextRef | None = later(None)
     """The prompts of a teacher that reads text; a label is then a prompt's number."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no store can be."""
+        require_sizes(num=self.num, shard_size=self.shard_size)
+        require_at_least(1, {"batch_size": self.batch_size, "num_conditions": self.num_conditions})
+        require_seed("first_seed", self.first_seed)
+        require_seed("the last seed", self.first_seed + self.num - 1)
+        require_at_most(MAX_CLASSES, {"num_classes": self.num_classes})
+        check_shape(self.shape)
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype is {self.dtype}; allowed: {', '.join(DTYPES)}")
+        if not self.states:
+            raise InputError(f"states is empty; allowed: {', '.join(StateKind)}")
+        last, kept = self.ode.num_teacher_steps, set(self.kept)
+        if len(kept) < 2 or list(self.kept) != [point for point in range(last + 1) if point in kept]:
+            raise InputError(f"kept is {str(self.kept)[:60]}; rising points from 0 to {last} are needed")
 
     @property
     def num_conditions(self) -> int:
