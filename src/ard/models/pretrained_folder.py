@@ -7,12 +7,6 @@ from ard.file_kinds import WeightFiles, kind_of_weights, weight_files
 
 INDEX = "model_index.json"
 
-BAD_FILES = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(RuntimeError, AssertionError, MemoryError),
-)
-"""What the libraries raise for a configuration or for weights that they cannot use, SafetensorError apart."""
-
 
 def component_folder(folder: Path, name: str) -> Path:
     """The component `name`, such as vae: the sub-folder of a whole pipeline's folder, or `folder` itself."""
