@@ -20,6 +20,7 @@ from ard.evaluation.classifier import (
 from ard.evaluation.evaluate import Judge, Row, make_judge, student_row, teacher_row, untrained_row
 from ard.models.student import StateKind, Student
 from ard.models.weights import save_model
+from ard.processes import working_in
 from ard.progress import progress_bar
 from ard.students import StudentCard, check_teacher, load_student
 from ard.teacher import Ode, Teacher, load_teacher, load_teacher_card
@@ -60,19 +61,24 @@ def references_in(folder: Path, *, num: int) -> References:
 
 
 def make_classifier(folder: Path, data_name: str) -> TrainedClassifier:
-    """Train the classifier that the features come from, unless `folder` has it."""
-    if not (folder / "config.json").exists():
-        data = load_data(data_name)
-        network = new_classifier(data)
-        config = TrainConfig(iterations=400, batch_size=64, learning_rate=2e-3, checkpoint_every=400)
-        loss = classifier_loss(
-            network, data, lambda rows, step: batch_ids(rows, seed=0, step=step, batch=config.batch_size)
-        )
-        run = {"data": data_name, "train": to_plain(config)}
-        network.load_state_dict(train(network, loss, config, folder, run=run, description="classifier").averaged())
-        accuracy = held_out_accuracy(network.eval(), data)
-        save_model(folder, "classifier", {"data": data_name, "test_accuracy": accuracy}, network.state_dict())
+    """Train the classifier that the features come from, unless `folder` has it, or another command makes it."""
+    with working_in(folder, wait=True):
+        if not (folder / "config.json").exists():
+            _train_classifier(folder, data_name)
     return load_classifier(folder, data_name)
+
+
+def _train_classifier(folder: Path, data_name: str) -> None:
+    data = load_data(data_name)
+    network = new_classifier(data)
+    config = TrainConfig(iterations=400, batch_size=64, learning_rate=2e-3, checkpoint_every=400)
+    loss = classifier_loss(
+        network, data, lambda rows, step: batch_ids(rows, seed=0, step=step, batch=config.batch_size)
+    )
+    run = {"data": data_name, "train": to_plain(config)}
+    network.load_state_dict(train(network, loss, config, folder, run=run, description="classifier").averaged())
+    accuracy = held_out_accuracy(network.eval(), data)
+    save_model(folder, "classifier", {"data": data_name, "test_accuracy": accuracy}, network.state_dict())
 
 
 def make_teacher_batches(
@@ -112,7 +118,8 @@ def collect_batch(
         num=num,
         first_seed=first_seed,
     )
-    with progress_bar(num, folder.name, unit="traj") as bar:
+    # Another command may be making the same batch: it is waited for, and then there is nothing to make.
+    with working_in(folder, wait=True), progress_bar(num, folder.name, unit="traj") as bar:
         collect(folder, manifest, teacher, device=device, workers=default_workers(device), progress=bar.update)
 
 

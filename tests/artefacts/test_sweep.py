@@ -32,12 +32,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-@pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Classifier and teacher batches, made by the first sweep and used by all."""
-    return tmp_path_factory.mktemp("references")
-
-
 @pytest.fixture
 def sweep(toys: Path, references: Path, tmp_path: Path, made: Made, started: list[list[str]]) -> Made:  # noqa: ARG001 it must be there
     """Run a small sweep into tmp_path/sweep; further options win."""

@@ -645,7 +645,8 @@ class TestCommands:
         line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
         assert "has text of width 10, and" in line
         own = json.loads((root / "teacher/config.json").read_text())
-        change(tmp_path / "other/config.json", network=own["network"], imported={**own["imported"], "max_tokens": 300})
+        changes = {**own, "imported": {**own["imported"], "max_tokens": 300}}
+        change(tmp_path / "other/config.json", **changes)
         shutil.copy(root / "teacher/model.safetensors", tmp_path / "other")
         line = refused("collect", "--teacher", tmp_path / "other", "--text", text, *out)
         assert "has prompts of at most 120 tokens, and" in line

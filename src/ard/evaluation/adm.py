@@ -5,6 +5,7 @@ openai/guided-diffusion, evaluations/evaluator.py reads the same names, so that 
 
 import io
 import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ WIDTHS = {Feature.POOL3: 2048, Feature.SPATIAL: 2023}
 # What numpy and zipfile raise for a damaged file; the header is Python's text, which may be nested too deep for Python.
 DAMAGE = (
     *(ValueError, TypeError, SyntaxError, RecursionError, MemoryError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
 )
 
 

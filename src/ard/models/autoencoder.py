@@ -18,6 +18,7 @@ from ard.extras import importing
 from ard.file_kinds import DIFFUSERS_STEM, WeightFiles
 from ard.files import read_json, sha256_of
 from ard.models.pretrained_folder import component_folder, find_weights, first_line, telling
+from ard.models.weights import require_finite
 from ard.offline import offline, quietly
 from ard.types import Latents
 
@@ -173,10 +174,12 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
 
     InputError when it lacks a tensor, which would be drawn at random.
     """
-    card, diffusers = read_autoencoder(folder), diffusers_package()
+    card, package = read_autoencoder(folder), diffusers_package()
+    with importing("diffusers", "latent"):  # It imports its parts when they are asked for.
+        kind = package.AutoencoderKL
     try:
         with quietly():
-            network, found = diffusers.AutoencoderKL.from_pretrained(
+            network, found = kind.from_pretrained(
                 card.folder,
                 local_files_only=True,
                 **telling(card.weights),
@@ -189,6 +192,7 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
     if wrong := {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{card.folder} lacks {names}, or has it in another shape; give {OPTION} a whole folder")
+    require_finite(network.state_dict(), card.folder)
     return Autoencoder(card=card, network=network.float().eval().requires_grad_(False).to(device))
 
 

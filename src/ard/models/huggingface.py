@@ -12,6 +12,7 @@ from ard.extras import importing
 from ard.file_kinds import TRANSFORMERS_STEMS
 from ard.files import read_json, sha256_of
 from ard.models.pretrained_folder import find_weights, first_line, telling
+from ard.models.weights import require_finite
 from ard.offline import offline, quietly
 
 SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
@@ -60,6 +61,8 @@ def load_pretrained(
     if wrong:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{folder} lacks {names}, or has it in another shape; give {option} a whole folder")
+    if not quantised:
+        require_finite(model.state_dict(), folder)
     model = model.eval().requires_grad_(False)
     return model if quantised else model.to(dtype).to(device)  # Weights of few bits stay what and where they are.
 
@@ -91,13 +94,15 @@ def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
         ):
             if not is_there:  # It would be taken for a file of another kind, and that told.
                 raise MissingExtraError(name, extra)
+    with importing("transformers", extra):  # It imports its parts when they are asked for.
+        whole, own, bare = package.AutoTokenizer, package.T5TokenizerFast, package.PreTrainedTokenizerFast
     try:
         with quietly():
             if (folder / "tokenizer_config.json").is_file():
-                return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                return whole.from_pretrained(folder, local_files_only=True)
             if there == [SENTENCEPIECE]:
-                return package.T5TokenizerFast.from_pretrained(folder, local_files_only=True)
-            return package.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+                return own.from_pretrained(folder, local_files_only=True)
+            return bare(tokenizer_file=str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 the tokenizers' own errors have no class but this
         raise InputError(f"{folder} has no tokenizer: {first_line(error)}; give {option} a whole folder") from None
 
