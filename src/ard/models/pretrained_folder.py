@@ -27,6 +27,8 @@ def telling(files: WeightFiles) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of a library in one line of at most 200 characters."""
+    """An error of a library in one line of at most 200 characters; PyTorch's own advice is to run what a file holds."""
+    if "Weights only load failed" in str(error):
+        return "its weights hold more than tensors, and code is never run"
     lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")]
     return (lines[0] if lines else type(error).__name__)[:200]
