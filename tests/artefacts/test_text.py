@@ -382,6 +382,10 @@ class TestEncode:
         ("spoil", "words"),
         [
             (lambda folder: change(folder / "text_encoder/config.json", model_type="bert"), "holds a bert; --encoder"),
+            (
+                lambda folder: change(folder / "text_encoder/config.json", relative_attention_max_distance="a"),
+                "cannot be loaded: ",
+            ),
             (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer does not exist"),
             (
                 lambda folder: change(folder / "model_index.json", _class_name="Other"),
