@@ -193,6 +193,11 @@ def misshape_a_tensor(folder: Path) -> None:
     change_weights(folder, lambda weights: {**weights, "decoder.conv_in.bias": torch.zeros(3)})
 
 
+def spoil_a_tensor(folder: Path) -> None:
+    name = "decoder.conv_in.bias"
+    change_weights(folder, lambda weights: {**weights, name: torch.full_like(weights[name], torch.nan)})
+
+
 def changing(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: change_config(folder, **changes)
 
@@ -204,6 +209,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (keep_no_weights, "has no weights; allowed: diffusion_pytorch_model.safetensors"),
     "half a file": (cut_off_the_end, "is cut off"),
     "a missing tensor": (drop_a_tensor, "lacks decoder.conv_in.bias, or has it in another shape"),
+    "no number": (spoil_a_tensor, "has NaN or infinity in decoder.conv_in.bias"),
     "a misshapen tensor": (misshape_a_tensor, "lacks decoder.conv_in.bias, or has it in another shape"),
     "no pictures": (changing(out_channels=4), "config.json: out_channels is 4; pictures have 1 or 3"),
     "no scale": (changing(scaling_factor=0), "config.json: scaling_factor is 0.0; it must be a positive number"),

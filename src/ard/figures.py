@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,16 @@ class Panel:
     """A named level."""
 
 
+@contextmanager
+def _our_style() -> Iterator[None]:
+    """Our settings of matplotlib for the time of a figure; they are the user's again afterwards."""
+    with importing("matplotlib", "demo"):
+        import matplotlib as mpl
+    with mpl.rc_context({"svg.hashsalt": "ard", "svg.fonttype": "none", "font.size": 10}):
+        yield
+
+
+@_our_style()
 def plot(
     curves: Sequence[Curve],
     *,
@@ -74,13 +85,14 @@ def plot(
     floor: tuple[str, float] | None = None,
 ) -> str:
     """Curves as an SVG element; `whole_x` puts ticks on whole numbers only, `floor` draws a named level."""
-    figure, axes = _pyplot().subplots(figsize=(10, 3.8), layout="constrained")
+    figure, ((axes,),) = _subplots(1, 1, (10.0, 3.8))
     axes.set(xlabel=x_label, xscale=x_scale, yscale=y_scale)  # Before the ticks, which a change of scale discards.
     _draw(axes, Panel(title=title, y_label=y_label, curves=curves, floor=floor), whole_x=whole_x)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.5)
     return _svg(figure)
 
 
+@_our_style()
 def plot_panels(
     rows: Sequence[Sequence[Panel]],
     *,
@@ -93,7 +105,7 @@ def plot_panels(
     """Rows of panels as an SVG element, with one legend for all of them at the bottom."""
     count = max(len(row) for row in rows)
     size = (max(7.5, 3.1 * count), 2.7 * len(rows) + 0.9)
-    figure, grid = _pyplot().subplots(len(rows), count, figsize=size, layout="constrained", squeeze=False)
+    figure, grid = _subplots(len(rows), count, size)
     handles: dict[str, Any] = {}
     for number, (line, row) in enumerate(zip(grid, rows, strict=True), 1):
         for axes, panel in zip(line, row, strict=True):
@@ -107,14 +119,14 @@ def plot_panels(
     return _svg(figure)
 
 
+@_our_style()
 def heat_maps(
     panels: Sequence[HeatMap], *, title: str, x_label: str, y_label: str, values_label: str, digits: int | None = 2
 ) -> str:
     """Matrices of values in [0, 1] side by side as an SVG element, NaN blank; `digits` writes them into the cells."""
-    pyplot = _pyplot()
     rows = max(len(panel.values) for panel in panels)
     size = (1.2 + 2.4 * len(panels), 1.4 + max(1.6, 0.26 * rows))
-    figure, grid = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    figure, grid = _subplots(1, len(panels), size)
     image = None
     for axes, panel in zip(grid[0], panels, strict=True):
         image = axes.imshow(panel.values, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
@@ -134,6 +146,7 @@ def heat_maps(
     return _svg(figure)
 
 
+@_our_style()
 def block_grids(
     panels: Sequence[BlockGrid],
     *,
@@ -147,14 +160,12 @@ def block_grids(
 
     Each block is divided by fine lines into `divisions` by `divisions` cells.
     """
-    pyplot = _pyplot()
     from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Rectangle
 
     colours, size = ListedColormap([colour for _, colour in kinds]), len(panels[0].ticks)
     small = 8 if size <= 10 else 6
-    figure, grid = pyplot.subplots(
-        1, len(panels), figsize=(2.6 * len(panels), 3.5), layout="constrained", squeeze=False
-    )
+    figure, grid = _subplots(1, len(panels), (2.6 * len(panels), 3.5))
     for axes, panel in zip(grid[0], panels, strict=True):
         axes.pcolormesh(panel.kinds, cmap=colours, vmin=0, vmax=len(kinds) - 1)
         for line in range(1, size * divisions):
@@ -166,7 +177,7 @@ def block_grids(
         axes.set_yticks([step + 0.5 for step in range(size)], panel.ticks, fontsize=small)
         axes.tick_params(length=0)
     grid[0][0].set_ylabel(y_label)
-    swatches = [pyplot.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="#888888") for _, colour in kinds]
+    swatches = [Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="#888888") for _, colour in kinds]
     meanings = [meaning for meaning, _ in kinds]
     figure.legend(swatches, meanings, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
@@ -229,16 +240,12 @@ def _svg(figure: Any) -> str:
     """The finished figure as an SVG element, the same text for the same content."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    _pyplot().close(figure)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
-def _pyplot() -> Any:
-    with importing("matplotlib", "demo"):
-        import matplotlib as mpl
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of its own, which pyplot and its windows know nothing of, and its axes row by row."""
+    from matplotlib.figure import Figure
 
-        mpl.use("agg")
-        from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"svg.hashsalt": "ard", "svg.fonttype": "none", "font.size": 10})
-    return plt
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)

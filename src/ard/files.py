@@ -1,5 +1,6 @@
 """Artefacts appear whole or not at all: write aside, flush to the disk, rename."""
 
+import glob
 import hashlib
 import json
 import os
@@ -82,9 +83,13 @@ def written_aside(folder: Path) -> Iterator[Path]:
     _flush(folder.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left aside in `folder`; what writers that still run have there is left alone."""
-    for aside in folder.glob(f".*.{_HOST}.*.tmp"):
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Delete what killed writers left aside in `folder`, if given only of the file that is named `of`.
+
+    What writers that still run have there is left alone.
+    """
+    name = "*" if of is None else glob.escape(_short(of))
+    for aside in folder.glob(f".{name}.{_HOST}.*.tmp"):
         writer = aside.suffixes[-2].lstrip(".")
         if not writer.isdigit() or _is_being_written(aside, int(writer)):
             continue
@@ -96,7 +101,12 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Publish `value` as indented JSON with a final newline."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as indented JSON with a final newline."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -223,9 +233,13 @@ def _is_running(process: int) -> bool:
 
 def _aside(path: Path) -> Path:
     """Where `path` is written before it is published."""
-    name, long = path.name, len(os.fsencode(path.name)) > _MAX_NAME
-    name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] if long else name
-    return path.with_name(f".{name}.{_HOST}.{os.getpid()}.tmp")
+    return path.with_name(f".{_short(path.name)}.{_HOST}.{os.getpid()}.tmp")
+
+
+def _short(name: str) -> str:
+    """`name`, or for one that is too long to be made longer some digits that stand for it."""
+    long = len(os.fsencode(name)) > _MAX_NAME
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16] if long else name
 
 
 def _flush(path: Path) -> None:

@@ -5,7 +5,7 @@ An encoder gives a distribution per image, and latent diffusion models are train
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,12 +17,13 @@ from ard.config import fingerprint_of, to_plain
 from ard.datasets.picture_set import PictureSet
 from ard.draws import normal
 from ard.errors import InputError, require_at_least
-from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentScale
+from ard.models.autoencoder import Autoencoder, AutoencoderCard, LatentMoments, LatentScale
 from ard.models.transformer import check_shape
 from ard.ranks import rank_and_world
-from ard.sharded.making import Claim, publish_shard
+from ard.sharded.making import KEPT, Claim, publish_shard
 from ard.sharded.rows import Shards
 from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record, require_sizes
+from ard.stopping import stopping
 from ard.types import Labels, Latents
 
 LOOKED_AT = 16  # Pictures whose size is read to find the usual one.
@@ -147,16 +148,22 @@ def make_cache(
 ) -> None:
     """Make or complete the cache in `out`: shards that are there stay. Shard k belongs to rank k mod world.
 
-    `autoencoder` is asked for when there is something to encode.
+    `autoencoder` is asked for when there is something to encode. A signal ends the work by Stopped before the next
+    batch.
     """
     claim = Claim(out, manifest)
     rank, world = rank_and_world()
     mine = range(rank, manifest.num_shards, world)
     missing = claim.missing(mine)
     progress(sum(len(manifest.rows(shard)) for shard in mine if shard not in missing))
-    for shard in missing:
-        publish_shard(out, manifest, shard, _encode(manifest.rows(shard), manifest, pictures, autoencoder(), device))
-        progress(len(manifest.rows(shard)))
+    with stopping() as stop:
+        for shard in missing:
+            rows, found = manifest.rows(shard), list[LatentMoments]()
+            for start in range(0, len(rows), DECODED):
+                stop.pause(KEPT)
+                found.append(_encode(rows[start : start + DECODED], manifest, pictures, autoencoder(), device))
+                progress(len(found[-1].mean))
+            publish_shard(out, manifest, shard, _shard_tensors(rows, pictures, found))
     claim.finish()
 
 
@@ -190,12 +197,14 @@ def load_latent_manifest(folder: Path) -> tuple[LatentManifest, Checksums]:
 
 def _encode(
     rows: range, manifest: LatentManifest, pictures: PictureSet, autoencoder: Autoencoder, device: torch.device
-) -> dict[str, Tensor]:
-    """A shard's tensors; InputError when the encoder yields something that float16 cannot hold."""
-    channels, found = autoencoder.card.image_channels, []
-    for start in range(0, len(rows), DECODED):
-        images = pictures.images(rows[start : start + DECODED], size=manifest.size, channels=channels)
-        found.append(autoencoder.encode(images.to(device)))
+) -> LatentMoments:
+    """What the encoder gives for some pictures."""
+    images = pictures.images(rows, size=manifest.size, channels=autoencoder.card.image_channels)
+    return autoencoder.encode(images.to(device))
+
+
+def _shard_tensors(rows: range, pictures: PictureSet, found: Sequence[LatentMoments]) -> dict[str, Tensor]:
+    """A shard's tensors; InputError when the encoder has yielded something that float16 cannot hold."""
     mean, std = (torch.cat(parts).to("cpu", torch.float16) for parts in zip(*found, strict=True))
     if not (mean.isfinite().all() and std.isfinite().all()):
         raise InputError(f"the autoencoder yields infinite or not-a-number latents for {pictures.name_of(rows[0])} on")

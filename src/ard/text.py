@@ -21,9 +21,10 @@ from ard.errors import InputError, require_at_least, require_at_most
 from ard.files import followed
 from ard.models.text_encoder import Encode
 from ard.models.transformer import MAX_SIZE, TransformerConfig
-from ard.sharded.making import Claim, publish_shard, require_claimable
+from ard.sharded.making import KEPT, Claim, publish_shard, require_claimable
 from ard.sharded.rows import Shards
 from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, open_shards, read_record
+from ard.stopping import stopping
 from ard.types import Labels
 
 PER_FILE = 64  # Prompts of a file: 20 MB for T5-XXL and prompts of 40 tokens.
@@ -121,14 +122,20 @@ def text_hash(text: str) -> str:
 
 
 def encode_prompts(folder: Path, manifest: TextManifest, encode: Encode, *, progress: Callable[[int], object]) -> None:
-    """Make or complete the folder: files that are there stay, the others are made."""
+    """Make or complete the folder: files that are there stay, the others are made.
+
+    A signal ends the work by Stopped after the file that is being made.
+    """
     claim = Claim(folder, manifest)
     missing = claim.missing(range(manifest.num_shards))
     progress(sum(len(manifest.texts(shard)) for shard in range(manifest.num_shards) if shard not in missing))
-    for shard in missing:
-        texts = manifest.texts(shard)
-        publish_shard(folder, manifest, shard, dict(zip(map(text_hash, texts), encode(texts), strict=True)))
-        progress(len(texts))
+    with stopping() as stop:
+        for shard in missing:
+            texts = manifest.texts(shard)
+            publish_shard(folder, manifest, shard, dict(zip(map(text_hash, texts), encode(texts), strict=True)))
+            progress(len(texts))
+            if shard != missing[-1]:
+                stop.pause(KEPT)
     claim.finish()
 
 

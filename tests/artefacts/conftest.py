@@ -215,8 +215,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with teacher, other_teacher, store, grid_store and student, and kept, which kept its checkpoints.
 
     dit.safetensors has the teacher's weights as DiT's own code names them. prompts.txt has prompts, and t5 what is read
-    of a text encoder before it is loaded. pictures has one, and vae is an autoencoder on paper: its file of weights is
-    empty.
+    of a text encoder before it is loaded. pictures has one, and vae is an autoencoder on paper: its file of weights has
+    one.
 
     Tests leave it as it is.
     """
@@ -225,9 +225,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _change_weights(root / "teacher", root / "other_teacher")
     _publish(root / "teacher", root / "dit.safetensors")
     (root / "prompts.txt").write_text("a cat\na dog\n")
-    (root / "t5").mkdir()
-    (root / "t5/config.json").write_text('{"model_type": "t5", "d_model": 8}')
-    save_file({"shared.weight": torch.zeros(1, 8)}, root / "t5/model.safetensors")
+    _describe_text_encoder(root / "t5")
     _draw_picture(root / "pictures" / "class" / "0.png")
     _describe_autoencoder(root / "vae")
     every_point = ["--keep", "all", "--states", "x_t", "x_0_hat"]
@@ -237,6 +235,12 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints = ["--checkpoint-every", 3, "--keep-checkpoints", 0]
     call_well("distill", "--trajectories", root / "store", "--out", root / "kept", *DISTILL, *checkpoints)
     return root
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the classifier and the batches of the toys' teacher are made once."""
+    return tmp_path_factory.mktemp("references")
 
 
 def _change_weights(source: Path, target: Path) -> None:
@@ -253,7 +257,19 @@ def _draw_picture(path: Path) -> None:
 def _describe_autoencoder(folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    (folder / "diffusion_pytorch_model.safetensors").touch()
+    save_file({"encoder.conv_in.bias": torch.zeros(8)}, folder / "diffusion_pytorch_model.safetensors")
+
+
+def _describe_text_encoder(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "t5", "d_model": 8, "vocab_size": 8}')
+    save_file({"shared.weight": torch.zeros(8, 8)}, folder / "model.safetensors")
+    words = ("<pad>", "</s>", "<unk>", "a", "cat", "dog", "blue", "house")
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def _publish(source: Path, target: Path) -> None:

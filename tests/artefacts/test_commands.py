@@ -73,12 +73,6 @@ def students(
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the classifier and the teacher's batches are made once."""
-    return tmp_path_factory.mktemp("references")
-
-
-@pytest.fixture(scope="module")
 def evaluated(students: dict[str, Path], references: Path, made: Made) -> tuple[list[dict[str, Any]], str]:
     """The rows of all students, and what the command printed."""
     arguments = ["--student", *students.values(), "--num", 100, "--references", references, "--device", "cpu"]
@@ -356,7 +350,9 @@ class TestGrid:
             require_one_shape([Path("a"), Path("b"), Path("c")], [card, card, other])
 
 
-NOT_THERE = r"is no (teacher|student|trajectory store|file or folder here|folder of pictures)|does not exist"
+NOT_THERE = (
+    r"is no (teacher|student|autoencoder|trajectory store|file or folder here|folder of pictures)|does not exist"
+)
 
 
 def commands_with(toys: Path, out: Path) -> dict[str, list[object]]:

@@ -78,6 +78,66 @@ def test_the_folder_says_what_was_found(checkpoint: Path, tmp_path: Path, made: 
     )  # Of a network that nobody published, its autoencoder may be any.
 
 
+LETTERS = "abcdefghij"
+
+
+class TestClassNames:
+    """Names come along, and those of a teacher that is there may be given later."""
+
+    @pytest.fixture
+    def named(self, tmp_path: Path) -> Path:
+        """Names in every form that is read, for ten classes."""
+        for letter in LETTERS:
+            (tmp_path / "data" / letter).mkdir(parents=True)
+        for number in range(1, 11):
+            (tmp_path / "numbered" / str(number)).mkdir(parents=True)
+        by_label = {str(label): letter for label, letter in enumerate(LETTERS)}
+        (tmp_path / "map.json").write_text(json.dumps(by_label))
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config/config.json").write_text(json.dumps({"id2label": by_label}))
+        (tmp_path / "list.json").write_text(json.dumps(list(LETTERS)))
+        (tmp_path / "names.txt").write_text("\n".join(LETTERS) + "\n", encoding="utf-8-sig")
+        return tmp_path
+
+    @pytest.mark.parametrize("name", ["data", "map.json", "config", "list.json", "names.txt"])
+    def test_are_read_in_every_form(self, name: str, named: Path, teacher: Path, checkpoint: Path, made: Made) -> None:
+        words = ["teacher", "import", checkpoint, "--num-heads", 2, "--out", teacher]
+        assert "classes: 0 a, 1 b" in made(*words, "--class-names", named / name)
+        card = load_teacher_card(teacher)
+        assert card.imported is not None
+        assert card.imported.class_names == tuple(LETTERS)
+        assert "is there already" in made(*words, "--class-names", named / name)
+        assert "is there already" in made(*words)
+
+    def test_folders_that_are_numbers_sort_as_numbers(self, named: Path, checkpoint: Path, made: Made) -> None:
+        words = ["teacher", "import", checkpoint, "--num-heads", 2, "--out", named / "new"]
+        said = made(*words, "--class-names", named / "numbered")
+        assert "classes: 0 1, 1 2, 2 3" in said
+        assert "9 10" in said
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (b'{"0": "a"}', "has 1 names of classes, the teacher 10"),
+            (json.dumps({str(label): "x" for label in range(1, 11)}).encode(), "has 9 names"),
+            (b"3", "a map from labels to names"),
+            (b"{", "is damaged"),
+        ],
+    )
+    def test_that_do_not_fit_are_refused(
+        self, content: bytes, told: str, checkpoint: Path, tmp_path: Path, refused: Callable[..., str]
+    ) -> None:
+        (tmp_path / "x.json").write_bytes(content)
+        words = ["teacher", "import", checkpoint, "--num-heads", 2, "--out", tmp_path / "new"]
+        assert told in refused(*words, "--class-names", tmp_path / "x.json")
+
+    def test_in_a_file_of_another_kind_are_refused(
+        self, checkpoint: Path, tmp_path: Path, refused: Callable[..., str]
+    ) -> None:
+        words = ["teacher", "import", checkpoint, "--num-heads", 2, "--out", tmp_path / "new"]
+        assert "a .json, a .txt" in refused(*words, "--class-names", checkpoint)
+
+
 def test_the_same_command_again_says_that_it_is_there(
     checkpoint: Path, teacher: Path, made: Made, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
@@ -145,9 +205,8 @@ def test_what_needs_the_data_says_that_an_imported_teacher_has_none(
 ) -> None:
     training = ["--iterations", 2, "--batch-size", 4, "--warmup", 0, "--device", "cpu"]
     made("distill", "--trajectories", store, "--out", tmp_path / "student", *training)
-    missing = "was imported and brings no data set"
-    assert missing in complaint("evaluate", "--student", tmp_path / "student", "--device", "cpu")
-    assert missing in complaint("sweep", "--trajectories", store, "--out", tmp_path / "sweep", "--device", "cpu")
+    measuring = ["evaluate", "--student", tmp_path / "student", "--num", 100, "--device", "cpu"]
+    assert "--features classifier needs images" in complaint(*measuring, "--features", "classifier")
     adversarial = ["--adversarial", "--adversarial-warmup", 1, *training]
     line = complaint("distill", "--trajectories", store, "--out", tmp_path / "gan", *adversarial)
     assert "an imported one has none; use --real teacher" in line

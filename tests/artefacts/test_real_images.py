@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,7 @@ class TestCache:
         same = [(i, j) for i in range(64) for j in range(64) if torch.equal(first.x[i], later.x[j])]
         assert not same
 
-    def test_a_killed_cache_goes_on_and_ends_with_the_same_bytes(
+    def test_a_stopped_cache_goes_on_and_ends_with_the_same_bytes(
         self,
         cache: Path,
         photos: Path,
@@ -209,18 +210,19 @@ class TestCache:
         contents: Callable[[Path], dict[str, bytes]],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        out, calls = tmp_path / "latents", list[int]()
+        out = tmp_path / "latents"
         options = ["images", "cache", *cache_options(photos, autoencoder_folder), "--out", out]
 
-        def interrupted(*arguments: Any) -> None:
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
+        def met_by_a_signal(*arguments: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
             write_shard(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr("ard.sharded.making.write_shard", interrupted)
-            assert command(*options).returncode == 130
+            patch.setattr("ard.sharded.making.write_shard", met_by_a_signal)
+            stopped = command(*options)
+        assert stopped.returncode == 143
+        assert stopped.stderr.splitlines()[-1].startswith("ard: stopped by SIGTERM: the shards that are there are kept")
+        assert [path.name for path in out.glob("latents-*")] == ["latents-000000.safetensors"]
         first = (out / "latents-000000.safetensors").stat().st_mtime_ns
         made(*options)
         assert contents(out) == contents(cache)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ard import stopping
 from ard.stopping import DOUBLE, Stopped, stopping_at_once
 from ard.teacher import load_teacher
+from ard.text import PER_FILE, TextManifest, encode_prompts
 from ard.training.log import read_log
 from ard.training.loop import TrainConfig, train
 from ard.training.state import checkpoints
@@ -227,6 +228,23 @@ def test_threads_are_put_back(collect_again: Callable[..., list[int]]) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_encoding_prompts_keeps_the_file_in_which_a_signal_comes(tmp_path: Path) -> None:
+    prompts = tuple(f"prompt {number}" for number in range(2 * PER_FILE))
+    manifest = TextManifest(encoder="0" * 16, source="none", width=4, max_tokens=3, prompts=prompts)
+    asked: list[int] = []
+
+    def encode(texts: Sequence[str]) -> list[Tensor]:
+        if not asked:
+            signal.raise_signal(signal.SIGTERM)
+        asked.append(len(texts))
+        return [torch.zeros(2, 4, dtype=torch.bfloat16) for _ in texts]
+
+    with pytest.raises(Stopped, match="the shards that are there are kept"):
+        encode_prompts(tmp_path / "text", manifest, encode, progress=lambda _: None)
+    encode_prompts(tmp_path / "text", manifest, encode, progress=lambda _: None)
+    assert asked == [PER_FILE, PER_FILE, 1], "each file once; the empty prompt is the first"
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from ard.cli.commands import COMMANDS, members, overview, split
 from ard.cli.help_texts import kept_help
 from ard.cli.messages import complain, explained
 from ard.cli.parsing import parse
+from ard.cli.random_state import own_random_numbers
 from ard.cli.streams import make_patient
 from ard.cli.workplace import workplace
 from ard.errors import InputError
@@ -61,5 +62,5 @@ def _run(arguments: list[str]) -> None:
                 print(kept_help(verb), end="")
             else:
                 command = parse(verb, options)
-                with workplace(verb, command):
+                with own_random_numbers(), workplace(verb, command):
                     command.run()

@@ -17,9 +17,13 @@ from ard.models.weights import StateDict
 from ard.places import require_folder
 from ard.published import Choice, Published, local_source, read_published
 from ard.published.check import Check, check_published
+from ard.published.class_names import read_class_names
 from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
+from ard.text import require_classes
 
-NOTES = frozenset({"imported.notes"})  # What an import says may change; what it gives may not.
+# What an import says may change, and how classes are called; what it gives may not.
+NOTES = frozenset({"imported.notes", "imported.class_names"})
+SHOWN = 10  # So many names of classes are printed at most.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +55,14 @@ class TeacherImport:
     None: by its options, else one row is for no class."""
     latent_size: int | None = None
     """Side of the latents of a checkpoint that lacks its table of positions."""
+    lora: Path | None = None
+    """A LoRA adapter of peft or diffusers, file or folder, which is merged into the weights."""
     vae: Path | None = None
     """Folder of the autoencoder of its latents, whose scale, shift and place the teacher then records. None: that of a
     pipeline's folder."""
+    class_names: Path | None = None
+    """What the classes are called: the folder of the data set, with a sub-folder per class, a .json with a map from
+    labels to names, or a .txt with a name per line. None: the source's own id2label."""
     check: bool = False
     """Draw two latents in 8 steps twice, here and by diffusers or by the published equations, and print the difference.
     """
@@ -63,16 +72,28 @@ class TeacherImport:
     def run(self) -> None:
         """Read, check and publish."""
         card, weights = read_published(self.source, self._choice())
-        card = _seen_from(self.out, card)
+        card = self._named(_seen_from(self.out, card))
         checked = [str(self._checked(Published(card, weights)))] if self.check else []
         if self.dry_run:
             return print_plan({"teacher": card, "out": self.out})
-        if _is_there(self.out, card, weights):
+        if _is_there(self.out, card, weights) and not self._renames(card):
             return print(f"teacher {self.out} is there already")
         require_folder(self.out, size=sum(tensor.nbytes for tensor in weights.values()))
         save_teacher(self.out, card, weights)
         remove_leftovers(self.out)
         print("\n".join([*_told(self.out, card), *checked]))
+
+    def _named(self, card: TeacherCard) -> TeacherCard:
+        """The card with the names of --class-names."""
+        if self.class_names is None or card.imported is None:
+            return card
+        require_classes(card.network, owner=self.source, reader="--class-names goes")
+        names = read_class_names(self.class_names, num_classes=card.network.num_classes)
+        return dataclasses.replace(card, imported=dataclasses.replace(card.imported, class_names=names))
+
+    def _renames(self, card: TeacherCard) -> bool:
+        """Whether the teacher that is there gets other names for its classes."""
+        return self.class_names is not None and load_teacher_card(self.out) != card
 
     def _checked(self, published: Published) -> Check:
         """The comparison with what published it."""
@@ -86,6 +107,7 @@ class TeacherImport:
             weights_key=self.weights_key,
             num_classes=self.num_classes,
             latent_size=self.latent_size,
+            lora=self.lora,
             vae=self.vae,
         )
 
@@ -125,6 +147,9 @@ def _told(out: Path, card: TeacherCard) -> list[str]:
         f"latents: {network.channels} x {network.latent_size} x {network.latent_size}, {guided} channels guided",
     ]
     lines += imported.notes
+    if any(imported.class_names):
+        named = [f"{label} {name}" for label, name in enumerate(imported.class_names) if name]
+        lines.append(f"classes: {', '.join(named[:SHOWN])}{f' and {len(named) - SHOWN} more' * (len(named) > SHOWN)}")
     if imported.dropped:
         lines.append(f"dropped: {', '.join(imported.dropped)}")
     if imported.scaling_factor is not None:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ard.config import from_plain, later, to_plain
@@ -18,7 +17,8 @@ from ard.errors import InputError
 from ard.extras import importing
 from ard.file_kinds import DIFFUSERS_STEM, WeightFiles
 from ard.files import read_json, sha256_of
-from ard.models.pretrained_folder import BAD_FILES, component_folder, find_weights, first_line, telling
+from ard.models.pretrained_folder import component_folder, find_weights, first_line, telling
+from ard.models.weights import require_finite
 from ard.offline import offline, quietly
 from ard.types import Latents
 
@@ -174,10 +174,12 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
 
     InputError when it lacks a tensor, which would be drawn at random.
     """
-    card, diffusers = read_autoencoder(folder), diffusers_package()
+    card, package = read_autoencoder(folder), diffusers_package()
+    with importing("diffusers", "latent"):  # It imports its parts when they are asked for.
+        kind = package.AutoencoderKL
     try:
         with quietly():
-            network, found = diffusers.AutoencoderKL.from_pretrained(
+            network, found = kind.from_pretrained(
                 card.folder,
                 local_files_only=True,
                 **telling(card.weights),
@@ -185,11 +187,12 @@ def load_autoencoder(folder: Path, device: torch.device) -> Autoencoder:
                 ignore_mismatched_sizes=True,  # They are told below, in one line.
                 output_loading_info=True,
             )
-    except (*BAD_FILES, SafetensorError) as error:
+    except Exception as error:  # noqa: BLE001 the libraries have errors of their own for a damaged file
         raise InputError(f"{card.folder} cannot be loaded: {first_line(error)}; give {OPTION} a whole folder") from None
     if wrong := {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{card.folder} lacks {names}, or has it in another shape; give {OPTION} a whole folder")
+    require_finite(network.state_dict(), card.folder)
     return Autoencoder(card=card, network=network.float().eval().requires_grad_(False).to(device))
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ard.errors import InputError, MissingExtraError
 from ard.extras import importing
 from ard.file_kinds import TRANSFORMERS_STEMS
 from ard.files import read_json, sha256_of
-from ard.models.pretrained_folder import BAD_FILES, find_weights, first_line, telling
+from ard.models.pretrained_folder import find_weights, first_line, telling
+from ard.models.weights import require_finite
 from ard.offline import offline, quietly
 
 SENTENCEPIECE = "spiece.model"  # T5's vocabulary as it was published; a tokenizer.json is the same for every reader.
@@ -55,12 +55,14 @@ def load_pretrained(
                 **telling(find_weights(folder, TRANSFORMERS_STEMS)),
                 **({"device_map": {"": device}, "dtype": dtype} if quantised else {}),
             )
-    except (*BAD_FILES, ImportError, SafetensorError) as error:
+    except Exception as error:  # noqa: BLE001 the libraries have errors of their own for a damaged file
         raise InputError(f"{folder} cannot be loaded: {first_line(error)}; give {option} a whole folder") from None
     wrong = {*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])}
     if wrong:
         names = ", ".join(sorted(wrong)[:5])
         raise InputError(f"{folder} lacks {names}, or has it in another shape; give {option} a whole folder")
+    if not quantised:
+        require_finite(model.state_dict(), folder)
     model = model.eval().requires_grad_(False)
     return model if quantised else model.to(dtype).to(device)  # Weights of few bits stay what and where they are.
 
@@ -92,13 +94,15 @@ def load_tokenizer(folder: Path, *, option: str, extra: str) -> Any:
         ):
             if not is_there:  # It would be taken for a file of another kind, and that told.
                 raise MissingExtraError(name, extra)
+    with importing("transformers", extra):  # It imports its parts when they are asked for.
+        whole, own, bare = package.AutoTokenizer, package.T5TokenizerFast, package.PreTrainedTokenizerFast
     try:
         with quietly():
             if (folder / "tokenizer_config.json").is_file():
-                return package.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                return whole.from_pretrained(folder, local_files_only=True)
             if there == [SENTENCEPIECE]:
-                return package.T5TokenizerFast.from_pretrained(folder, local_files_only=True)
-            return package.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+                return own.from_pretrained(folder, local_files_only=True)
+            return bare(tokenizer_file=str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 the tokenizers' own errors have no class but this
         raise InputError(f"{folder} has no tokenizer: {first_line(error)}; give {option} a whole folder") from None
 

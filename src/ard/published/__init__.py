@@ -60,7 +60,7 @@ def _read(source: Path, choice: Choice) -> Published:
             raise InputError(
                 f"{source} is a folder, whose own config.json says what it is; leave out {', '.join(needless)}"
             )
-        return read_folder(source)
+        return read_folder(source, choice.lora)
     if not source.exists():
         raise missing(source)
     if choice.format is SourceFormat.DIFFUSERS:

@@ -16,6 +16,7 @@ from ard.models.autoencoder import diffusers_package
 from ard.models.backbones import build_network
 from ard.offline import offline, quietly
 from ard.published import original
+from ard.published.adapter import merged_with
 from ard.published.checkpoint import ANCHOR
 from ard.published.choice import Choice
 from ard.published.folder import find_transformer
@@ -56,7 +57,7 @@ def check_published(source: Path, published: Published, choice: Choice) -> Check
     ode = plan_ode(teacher, num_teacher_steps=STEPS, guidance=guidance)
     ours = solve_pf_ode(teacher, noise, condition, ode=ode, kept=(STEPS,)).x_t[:, -1]
     if source.is_dir():
-        by, theirs = "diffusers", _by_diffusers(source, published, noise, condition, guidance)
+        by, theirs = "diffusers", _by_diffusers(source, published, noise, condition, guidance, choice)
     else:
         by, theirs = "its own equations", _by_equations(source, published, noise, condition, guidance, choice)
     return Check(by, float((ours - theirs).norm() / theirs.norm()))
@@ -96,6 +97,7 @@ def _by_equations(
         raise InputError(f"--check has no second way to draw from {path}; check the folder of diffusers instead")
     assert isinstance(label, Tensor)  # noqa: S101 they have classes
     tensors = find_network(read_saved(path), ANCHOR, choice.weights_key, path).tensors
+    tensors = merged_with(choice.lora, tensors, path)[0]
     null = torch.full_like(label, network.num_classes)
     output = partial(original.forward, tensors, network)
     predict = _guided(output, label, null, guidance.cfg_scale, imported.cfg_channels)
@@ -104,7 +106,7 @@ def _by_equations(
 
 @offline()
 def _by_diffusers(
-    source: Path, published: Published, noise: Latents, condition: Condition, guidance: Guidance
+    source: Path, published: Published, noise: Latents, condition: Condition, guidance: Guidance, choice: Choice
 ) -> Latents:
     """By diffusers' own network and scheduler, in the loop that its pipelines have."""
     diffusers = diffusers_package()
@@ -120,6 +122,7 @@ def _by_diffusers(
             variant=files.variant or None,
             use_safetensors=files.paths[0].suffix == ".safetensors",
         )
+        network.load_state_dict(merged_with(choice.lora, network.state_dict(), folder)[0])
         steps = _scheduler(diffusers, scheduler)
     predict = _text_network(network, noise) if isinstance(condition, Prompts) else _class_network(network, noise)
     guided = _guided(predict, *_given(condition, published), guidance.cfg_scale, -1)

@@ -16,6 +16,7 @@ from ard.diffusion import Diffusion, DiffusionKind, FlowClock
 from ard.errors import InputError
 from ard.models.transformer import TransformerConfig
 from ard.models.weights import StateDict
+from ard.published.adapter import merged_with, refuse_adapters
 from ard.published.choice import Choice
 from ard.published.pixart_checkpoint import read_pixart_tensors
 from ard.published.recognise import check_options, recognise
@@ -48,6 +49,8 @@ ANCHOR, TABLE = "x_embedder.proj.weight", "y_embedder.embedding_table.weight"
 def read_checkpoint(path: Path, choice: Choice) -> Published:
     """The teacher in a checkpoint; InputError for another network, and for what its tensors cannot tell."""
     saved = read_saved(path)
+    for group in saved.groups.values():
+        refuse_adapters(group, path)
     if any("transformer_blocks.0." in name for group in saved.groups.values() for name in group):
         raise InputError(f"{path} is a model's file of diffusers; name its folder, which says what it is")
     found = find_network(saved, ANCHOR, choice.weights_key, path)
@@ -55,7 +58,8 @@ def read_checkpoint(path: Path, choice: Choice) -> Published:
     kind = recognise(found.tensors, saved.options, path, choice.format)
     told = Told(saved.options, choice, path)
     read = read_pixart_tensors if kind is SourceFormat.PIXART else _read_dit
-    network, weights, dropped, notes = read(dict(found.tensors), told, kind)
+    tensors, merged = merged_with(choice.lora, found.tensors, path)
+    network, weights, dropped, notes = read(dict(tensors), told, kind)
     imported = Imported(
         format=kind,
         source=path.name,
@@ -64,7 +68,7 @@ def read_checkpoint(path: Path, choice: Choice) -> Published:
         scaling_factor=SCALING_FACTOR if is_published(network) else None,
         vae=None,
         class_names=(),
-        notes=(*found.notes, *notes),
+        notes=(*found.notes, *merged, *notes),
     )
     return Published(TeacherCard(network=network, diffusion=DIFFUSIONS[kind], imported=imported), weights)
 

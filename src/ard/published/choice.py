@@ -21,6 +21,8 @@ class Choice:
     """As many as rows of the table of classes: there is no row for no class."""
     latent_size: int | None = None
     """Of a checkpoint without its table of positions."""
+    lora: Path | None = None
+    """A LoRA adapter that is merged."""
     vae: Path | None = None
     """The folder of the autoencoder of its latents."""
 

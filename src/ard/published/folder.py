@@ -4,7 +4,6 @@ The pipelines guide all latent channels.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from ard.models.text_encoder import MAX_TOKENS
 from ard.models.transformer import TransformerConfig
 from ard.models.weights import StateDict, require_finite
 from ard.published import dit_folder, pixart_folder
+from ard.published.adapter import FILES, merged_with, refuse_adapters
 from ard.published.checkpoint import is_published
+from ard.published.class_names import names_by_label
 from ard.published.scheduler import DITS_OWN, read_scheduler
 from ard.published.settings import require
 from ard.published.tensors import SCALING_FACTOR, Brought, Published, read_tensors
@@ -26,12 +27,12 @@ PIXELS_PER_LATENT = 8  # Of Stable Diffusion's autoencoders.
 MODELS = ("transformer_ema", "transformer")  # Where a training's checkpoint folder has its network, averaged first.
 
 
-def read_folder(folder: Path) -> Published:
-    """The teacher in a folder; InputError when it is no DiT or PixArt of diffusers, or not all of one."""
+def read_folder(folder: Path, lora: Path | None = None) -> Published:
+    """The teacher in a folder, an adapter merged; InputError when it is no DiT or PixArt, or not all of one."""
     index = _pipeline(folder)
     transformer, notes = _model_folder(folder, index)
     vae = folder / "vae" if index is not None and (folder / "vae").is_dir() else None
-    network, weights, dropped, told = _transformer(transformer, vae)
+    network, weights, dropped, told = _transformer(transformer, vae, lora)
     schedule = read_scheduler(folder / "scheduler" / "scheduler_config.json") if index is not None else DITS_OWN
     imported = Imported(
         format=SourceFormat.DIFFUSERS,
@@ -40,7 +41,8 @@ def read_folder(folder: Path) -> Published:
         dropped=dropped,
         scaling_factor=_scaling_factor(vae, network),
         vae=None if vae is None else os.fspath(vae.resolve()),
-        class_names=_class_names(index or {}, network.num_classes),
+        class_names=names_by_label(index or {}, network.num_classes)
+        or names_by_label(read_json(transformer / "config.json"), network.num_classes),
         shift_factor=_shift_factor(vae),
         max_tokens=MAX_TOKENS.get(str((index or {}).get("_class_name"))),
         notes=(*notes, *told, *schedule.notes),
@@ -63,12 +65,14 @@ def _model_folder(folder: Path, index: dict[str, Any] | None) -> tuple[Path, lis
     if found and not (folder / "scheduler").is_dir():  # A pipeline without its index is not whole.
         averaged = "the averaged weights in " if found[0] == MODELS[0] else ""
         return folder / found[0], [f"network: {averaged}{found[0]}" + (f", not {found[1]}" if found[1:] else "")]
+    if any((folder / name).is_file() for name in FILES):
+        raise InputError(f"{folder} is a LoRA adapter, no network; name the network, and the adapter with --lora")
     if inside := sorted(path.name for path in folder.glob("checkpoint-*") if path.is_dir()):
         raise InputError(f"{folder} holds a training's checkpoints ({', '.join(inside[-5:])}); name one of them")
     raise InputError(f"{folder} has no model_index.json and no config.json; a folder that diffusers saved is expected")
 
 
-def _transformer(folder: Path, vae: Path | None) -> Brought:
+def _transformer(folder: Path, vae: Path | None, lora: Path | None) -> Brought:
     """The network in the folder of a transformer, a DiT or a PixArt."""
     path = folder / "config.json"
     config, known = read_json(path), dict.fromkeys((*dit_folder.CLASSES, *pixart_folder.CLASSES))
@@ -78,11 +82,13 @@ def _transformer(folder: Path, vae: Path | None) -> Brought:
         name in pixart_folder.CLASSES and config.get("norm_type") == pixart_folder.NORM
     )
     weights, notes = _read_all(folder)
+    refuse_adapters(weights, folder)
+    weights, merged = merged_with(lora, weights, folder)
     if is_pixart:
         brought = pixart_folder.read_pixart(folder, weights, pixels_per_latent=_pixels_per_latent(vae))
     else:
         brought = dit_folder.read_dit(folder, weights)
-    return brought._replace(notes=(*notes, *brought.notes))
+    return brought._replace(notes=(*notes, *merged, *brought.notes))
 
 
 def _pipeline(folder: Path) -> dict[str, Any] | None:
@@ -137,9 +143,3 @@ def _shift_factor(vae: Path | None) -> float | None:
     if not isinstance(shift, float | int | None):
         raise InputError(f"{path}: shift_factor is {shift!r}; a number is expected")
     return None if shift is None else float(shift)
-
-
-def _class_names(index: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-    """The pipeline's id2label by label, "" for one that it leaves out; empty without a map."""
-    names = index.get("id2label")
-    return tuple(str(names.get(str(label), "")) for label in range(num_classes)) if isinstance(names, dict) else ()

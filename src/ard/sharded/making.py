@@ -23,6 +23,8 @@ from ard.sharded.store import (
     write_record,
 )
 
+KEPT = "the shards that are there are kept; the same command goes on from there"  # When a signal stops the work.
+
 
 def require_claimable(folder: Path, manifest: ShardedManifest) -> None:
     """InputError unless `folder` is new, empty, or holds such a store, whole or not, and the rest fits on the disk.

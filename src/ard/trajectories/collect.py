@@ -12,7 +12,7 @@ from ard.errors import InputError, require_at_least
 from ard.models.student import StateKind
 from ard.ranks import rank_and_world
 from ard.seeds import require_seed
-from ard.sharded.making import Claim, publish_shard, require_claimable
+from ard.sharded.making import KEPT, Claim, publish_shard, require_claimable
 from ard.stopping import Stop, stopping
 from ard.teacher import Ode, Teacher, reference_to
 from ard.text import EncodedText, require_text
@@ -20,8 +20,6 @@ from ard.trajectories.execution import Execution, relative_error
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.solving import Progress, solve_shard, starts, text_of
 from ard.trajectories.workers import share_out
-
-KEPT = "the shards that are there are kept; the same command goes on from there"
 
 
 def collect(

@@ -20,7 +20,7 @@ from ard.evaluation.features.network import (
     without_tf32,
 )
 from ard.files import sha256_of
-from ard.models.weights import StateDict, read_weights
+from ard.models.weights import StateDict, read_weights, require_finite
 from ard.pictures import Pixels
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
@@ -75,6 +75,7 @@ def build_inception(weights: StateDict, path: Path) -> InceptionNetwork:
         raise InputError(
             f"{path} does not hold the weights of {PUBLISHED}; missing, extra or misshapen: {', '.join(wrong[:5])}"
         )
+    require_finite(given, path)
     network.load_state_dict(given, assign=True)
     return network.float().eval().requires_grad_(requires_grad=False)
 
