@@ -13,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 import venv
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -101,11 +102,15 @@ def _fault(python: str, hidden: list[str], place: Path, line: str, owner: str, *
 
 
 def _environment(folder: Path, extra: str) -> str:
-    """The Python of a new environment with ard and one extra."""
+    """The Python of a new environment with ard and one extra, in the pinned versions; PyTorch is lent to it."""
     venv.create(folder, with_pip=True)
     python, what = str(folder / "bin" / "python"), str(ROOT) if extra == BARE else f"{ROOT}[{extra}]"
-    pinned = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch=="))
-    subprocess.run([python, "-m", "pip", "install", "--quiet", pinned, what], check=True)
+    ours = distribution("torch")
+    for name in {path.parts[0] for path in ours.files or [] if ".." not in path.parts}:
+        site_packages = next(folder.glob("lib/python*/site-packages"))
+        (site_packages / name).symlink_to(Path(str(ours.locate_file(name))).resolve())
+    pinned = ["--constraint", str(ROOT / "requirements.txt")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *pinned, what], check=True)
     return python
 
 

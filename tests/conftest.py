@@ -4,6 +4,7 @@ import importlib
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -110,7 +111,7 @@ def make_carded_student() -> Callable[..., tuple[Student, StudentCard]]:
         )
         student = build_student(card).eval().requires_grad_(requires_grad=False)
         randomise(student)
-        return student, card
+        return student, replace(card, student=student.config)  # As it is saved: with everything filled in.
 
     return make
 

@@ -30,6 +30,7 @@ ROWS: tuple[set[str], ...] = (
     {"sample_folder"},
     {"fast_sampling"},
     {"training", "evaluation"},
+    {"measuring"},
     {"presets", "table", "references", "figures", "model_card"},
     {"report", "analysis", "pipeline", "measured", "exported_text"},
     {"bench", "export"},

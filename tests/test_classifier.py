@@ -124,7 +124,7 @@ def test_a_classifier_comes_back_from_its_folder(tmp_path: Path) -> None:
     with torch.no_grad():
         network.head.bias += 1
     save_model(tmp_path, "classifier", {"data": "digits", "test_accuracy": 0.75}, network.state_dict())
-    loaded = load_classifier(tmp_path, "digits")
+    loaded = load_classifier(tmp_path, "digits", data)
     assert (loaded.data, loaded.test_accuracy) == ("digits", 0.75)
     assert torch.equal(loaded.network(data.images[:5])[1], network(data.images[:5])[1])
 
@@ -132,4 +132,4 @@ def test_a_classifier_comes_back_from_its_folder(tmp_path: Path) -> None:
 def test_a_classifier_of_other_data_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path, "classifier", {"data": "digits", "test_accuracy": 0.75}, {})
     with pytest.raises(InputError, match=r"digits, not (on|of) faces"):
-        load_classifier(tmp_path, "faces")
+        load_classifier(tmp_path, "faces", some_data())

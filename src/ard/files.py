@@ -1,5 +1,6 @@
 """Artefacts appear whole or not at all: write aside, flush to the disk, rename."""
 
+import glob
 import hashlib
 import json
 import os
@@ -82,11 +83,15 @@ def written_aside(folder: Path) -> Iterator[Path]:
     _flush(folder.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left aside in `folder`; what writers that still run have there is left alone."""
-    for aside in folder.glob(f".*.{_HOST}.*.tmp"):
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Delete what killed writers left aside in `folder`, if given only of the file that is named `of`.
+
+    What writers that still run have there is left alone.
+    """
+    name = "*" if of is None else glob.escape(_short(of))
+    for aside in folder.glob(f".{name}.{_HOST}.*.tmp"):
         writer = aside.suffixes[-2].lstrip(".")
-        if not writer.isdigit() or _is_running(int(writer)):
+        if not writer.isdigit() or _is_being_written(aside, int(writer)):
             continue
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -96,7 +101,12 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Publish `value` as indented JSON with a final newline."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as indented JSON with a final newline."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -191,6 +201,26 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return True
 
 
+def _is_being_written(aside: Path, writer: int) -> bool:
+    """Whether the process that writes `aside` still runs; a later one may have got its number, as in containers."""
+    if not _is_running(writer):
+        return False
+    try:
+        return aside.stat().st_mtime >= _start_of(writer) - 1  # A second, because clocks are read in ticks.
+    except FileNotFoundError:  # Another rank has removed it just now.
+        return False
+
+
+def _start_of(process: int) -> float:
+    """When a process was started, as files are dated; 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    except (OSError, StopIteration):
+        return 0.0
+    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -203,9 +233,13 @@ def _is_running(process: int) -> bool:
 
 def _aside(path: Path) -> Path:
     """Where `path` is written before it is published."""
-    name, long = path.name, len(os.fsencode(path.name)) > _MAX_NAME
-    name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] if long else name
-    return path.with_name(f".{name}.{_HOST}.{os.getpid()}.tmp")
+    return path.with_name(f".{_short(path.name)}.{_HOST}.{os.getpid()}.tmp")
+
+
+def _short(name: str) -> str:
+    """`name`, or for one that is too long to be made longer some digits that stand for it."""
+    long = len(os.fsencode(name)) > _MAX_NAME
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16] if long else name
 
 
 def _flush(path: Path) -> None:

@@ -10,7 +10,7 @@ from ard.evaluation.evaluate import Row
 from ard.evaluation.result import NAMES
 from ard.files import read_json
 from ard.students import StudentCard
-from ard.table import COLUMNS, as_markdown, cell, describe, floor_note
+from ard.table import as_markdown, cell, columns_of, describe, floor_note
 
 
 def measured(path: Path, card: StudentCard) -> str:
@@ -34,10 +34,10 @@ def _table(rows: list[Row], card: StudentCard, path: Path) -> str:
         raise InputError(f"{path} has no row of this student; evaluate it, or give the file that has it")
     steps = card.student.num_steps
     others = [row for row in rows if row.model == "teacher" or (row.model, row.num_steps) == ("untrained", steps)]
-    columns = [column for column in COLUMNS if column[0] != "train s"]
+    columns = [column for column in columns_of([*others, *own]) if column[0] != "train s"]
     header = ["model", "NFE", *(name for name, _, _ in columns)]
     body = [[describe(row), str(row.nfe), *(cell([row], column) for column in columns)] for row in (*others, *own)]
-    return f"{as_markdown(header, body)}\n\n{floor_note(own[0].scores.fd_floor)}"
+    return f"{as_markdown(header, body)}\n\n{floor_note(own[0].scores)}"
 
 
 def _protocol(metrics: Mapping[str, Any], samples: Mapping[str, Any], card: StudentCard, path: Path) -> str:

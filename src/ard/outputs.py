@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ard.errors import InputError
-from ard.files import is_stream, write_atomically, write_json
+from ard.files import is_stream, json_bytes, remove_leftovers, write_atomically
 from ard.marks import is_marked, marked_json, marked_svg, png_mark
 from ard.places import require_file
 
@@ -42,17 +42,17 @@ class Outputs:
 
     def json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Publish an object with the command's mark."""
-        write_json(path, marked_json(value, self.command))
+        self.write(path, json_bytes(marked_json(value, self.command)))
 
     def svg(self, path: Path, text: str) -> None:
         """Publish an SVG element with the command's mark."""
-        write_atomically(path, marked_svg(text, self.command).encode())
+        self.write(path, marked_svg(text, self.command).encode())
 
     def png(self, path: Path, picture: Image.Image) -> None:
         """Publish a picture with the command's mark."""
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", pnginfo=png_mark(self.command))
-        write_atomically(path, buffer.getvalue())
+        self.write(path, buffer.getvalue())
 
     def csv(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Publish rows that have the same columns, None as an empty cell; a marked file lies beside them by now."""
@@ -60,7 +60,14 @@ class Outputs:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(path, text.getvalue().encode())
+        self.write(path, text.getvalue().encode())
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Publish `data`, marked already, and take away what killed runs left of it."""
+        write_atomically(path, data)
+        if not is_stream(path):
+            target = path.resolve()
+            remove_leftovers(target.parent, of=target.name)
 
     def _may_replace(self, path: Path) -> bool:
         if is_stream(path) or not path.exists() or path.stat().st_size == 0:

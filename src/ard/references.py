@@ -1,33 +1,37 @@
 """What evaluation compares with, made when missing and kept: a classifier and two independent teacher batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ard.config import to_plain
-from ard.datasets import load_data
+from ard.decoding import space_of_teacher
 from ard.devices import default_workers
 from ard.errors import InputError
-from ard.evaluation.classifier import (
-    TrainedClassifier,
-    classifier_loss,
-    held_out_accuracy,
-    load_classifier,
-    new_classifier,
+from ard.evaluation.evaluate import (
+    Judge,
+    Row,
+    classes,
+    make_judge,
+    row_of_others,
+    student_row,
+    teacher_row,
+    untrained_row,
 )
-from ard.evaluation.evaluate import Judge, Row, make_judge, student_row, teacher_row, untrained_row
+from ard.evaluation.feature_pass import evenly_spread
+from ard.evaluation.feature_space import FeatureKind
+from ard.measuring import make_space, real_data
 from ard.models.student import StateKind, Student
-from ard.models.weights import save_model
 from ard.processes import working_in
 from ard.progress import progress_bar
-from ard.students import StudentCard, check_teacher, load_student
+from ard.students import StudentCard, check_teacher, find_text, load_student
 from ard.teacher import Ode, Teacher, load_teacher, load_teacher_card
-from ard.training.loop import TrainConfig, train
-from ard.training.randomness import batch_ids
+from ard.text import EncodedText
+from ard.timegrid import uniform_indices
+from ard.training.real_set import open_real_set
 from ard.trajectories.collect import collect, plan_store
-from ard.trajectories.manifest import load_manifest
+from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.reader import TrajectoryReader
 from ard.trajectories.source import TrajectoryBatch
 from ard.types import Latents
@@ -48,48 +52,49 @@ class References:
     """An independent batch of the teacher's samples."""
     classifier: Path
     num: int
+    features: FeatureKind | None = None
+    """What distances are measured on; None: a classifier where the teacher's data are known, else the teacher."""
+    real: Path | None = None
+    """Real images, as `ard distill --real` takes them; None: the teacher's data set, or none."""
 
 
-def references_in(folder: Path, *, num: int) -> References:
+def references_in(
+    folder: Path, *, num: int, features: FeatureKind | None = None, real: Path | None = None
+) -> References:
     """The usual places in `folder`."""
     return References(
         evaluation=folder / "trajectories-evaluation",
         reference=folder / "trajectories-reference",
         classifier=folder / "classifier",
         num=num,
+        features=features,
+        real=real,
     )
-
-
-def make_classifier(folder: Path, data_name: str) -> TrainedClassifier:
-    """Train the classifier that the features come from, unless `folder` has it, or another command makes it."""
-    with working_in(folder, wait=True):
-        if not (folder / "config.json").exists():
-            _train_classifier(folder, data_name)
-    return load_classifier(folder, data_name)
-
-
-def _train_classifier(folder: Path, data_name: str) -> None:
-    data = load_data(data_name)
-    network = new_classifier(data)
-    config = TrainConfig(iterations=400, batch_size=64, learning_rate=2e-3, checkpoint_every=400)
-    loss = classifier_loss(
-        network, data, lambda rows, step: batch_ids(rows, seed=0, step=step, batch=config.batch_size)
-    )
-    run = {"data": data_name, "train": to_plain(config)}
-    network.load_state_dict(train(network, loss, config, folder, run=run, description="classifier").averaged())
-    accuracy = held_out_accuracy(network.eval(), data)
-    save_model(folder, "classifier", {"data": data_name, "test_accuracy": accuracy}, network.state_dict())
 
 
 def make_teacher_batches(
-    references: References, teacher_folder: Path, teacher: Teacher, ode: Ode, *, device: torch.device
+    references: References,
+    teacher_folder: Path,
+    teacher: Teacher,
+    ode: Ode,
+    *,
+    text: EncodedText | None,
+    device: torch.device,
 ) -> None:
     """Collect both teacher batches, or what is missing of them."""
     seeds = {references.evaluation: EVALUATION_SEED, references.reference: REFERENCE_SEED}
     for folder, seed in seeds.items():
         whole = folder == references.evaluation  # Students of every grid and kind of state are evaluated there.
         collect_batch(
-            folder, teacher_folder, teacher, ode, num=references.num, first_seed=seed, whole=whole, device=device
+            folder,
+            teacher_folder,
+            teacher,
+            ode,
+            num=references.num,
+            first_seed=seed,
+            whole=whole,
+            text=text,
+            device=device,
         )
 
 
@@ -102,6 +107,7 @@ def collect_batch(
     num: int,
     first_seed: int,
     whole: bool,
+    text: EncodedText | None = None,
     device: torch.device,
 ) -> None:
     """Collect trajectories that are for comparison only: `whole` ones in both kinds of state, or just their ends."""
@@ -117,6 +123,7 @@ def collect_batch(
         states=(StateKind.X_T, StateKind.X_0_HAT) if whole else (StateKind.X_T,),
         num=num,
         first_seed=first_seed,
+        text=text,
     )
     # Another command may be making the same batch: it is waited for, and then there is nothing to make.
     with working_in(folder, wait=True), progress_bar(num, folder.name, unit="traj") as bar:
@@ -144,31 +151,72 @@ def prepare_comparison(
     """Load the students and make the references that are missing; InputError when the students do not compare."""
     students = [load_student(folder, device) for folder in folders]
     teacher = load_teacher(teacher_folder, device)
-    ode = students[0][1].ode
-    for (_, card), folder in zip(students, folders, strict=True):
-        check_teacher(card, teacher, teacher_folder)
-        if card.ode != ode:
+    card = students[0][1]
+    for (_, other), folder in zip(students, folders, strict=True):
+        check_teacher(other, teacher, teacher_folder)
+        if other.ode != card.ode:
             raise InputError(f"{folder} learned from other trajectories than {folders[0]}; evaluate them apart")
-    data = require_data(teacher, teacher_folder)
-    classifier = make_classifier(references.classifier, data)
-    make_teacher_batches(references, teacher_folder, teacher, ode, device=device)
-    everyone = torch.arange(references.num)
-    paired, independent = (
-        TrajectoryReader(folder, state=StateKind.X_T, num_steps=1).read(everyone)
+    text = find_text(None, card, folders[0])
+    judge = prepare_judge(teacher, teacher_folder, card.ode, references, text=text, device=device)
+    return Comparison(teacher=teacher, ode=card.ode, students=students, judge=judge, references=references)
+
+
+def prepare_judge(
+    teacher: Teacher,
+    teacher_folder: Path,
+    ode: Ode,
+    references: References,
+    *,
+    text: EncodedText | None,
+    device: torch.device,
+) -> Judge:
+    """What judges images of `teacher`, solved as `ode` says, with the references that are missing made."""
+    shape = teacher.network.config
+    facts = load_teacher_card(teacher_folder)
+    if references.real and not (references.evaluation / "manifest.json").exists():  # Looked at before the work.
+        real_data(teacher, _planned(references, teacher_folder, teacher, ode, text), references.real)
+    make_teacher_batches(references, teacher_folder, teacher, ode, text=text, device=device)
+    readers = [
+        TrajectoryReader(folder, state=StateKind.X_T, num_steps=1)
         for folder in (references.evaluation, references.reference)
+    ]
+    everyone = torch.arange(references.num)
+    paired, independent = (reader.read(everyone) for reader in readers)
+    pictures = space_of_teacher(facts, teacher_folder).is_of_pictures
+    real = real_data(teacher, readers[0].manifest, references.real)
+    space = make_space(
+        references.features,
+        teacher,
+        real,
+        readers[0].condition,
+        classifier=references.classifier,
+        pictures=pictures,
     )
-    judge = make_judge(classifier, load_data(data).images, paired, independent.states[:, -1].float())
-    return Comparison(teacher=teacher, ode=ode, students=students, judge=judge, references=references)
+    return make_judge(
+        space,
+        real.data.images if real else None,
+        paired,
+        independent.states[:, -1].float(),
+        conditions=classes if shape.text is None else readers[0].condition,
+        pictures=pictures,
+    )
 
 
-def require_data(teacher: Teacher, folder: Path) -> str:
-    """The name of the teacher's data set; InputError for an imported teacher, which brings none."""
-    if teacher.data is None:
-        raise InputError(
-            f"the teacher in {folder} was imported and brings no data set, which its classifier and the distances to "
-            "real images need; measure its students with ard evaluate --samples"
-        )
-    return teacher.data
+def _planned(
+    references: References, teacher_folder: Path, teacher: Teacher, ode: Ode, text: EncodedText | None
+) -> Manifest:
+    """The manifest of the evaluation trajectories that are to be made."""
+    return plan_store(
+        references.evaluation,
+        teacher_folder,
+        teacher,
+        ode,
+        kept=(0, ode.num_teacher_steps),
+        states=(StateKind.X_T,),
+        num=references.num,
+        first_seed=EVALUATION_SEED,
+        text=text,
+    )
 
 
 @dataclass(frozen=True)
@@ -177,8 +225,12 @@ class Evaluation:
 
     rows: list[Row]
     images: list[Latents]
-    real_floor: float
+    real_floor: float | None
     """The noise floor of the distance to the real images."""
+
+
+Others = Mapping[str, Latents]
+"""Images in the teacher's kind of state that are no model's from the evaluation noises, by what they are called."""
 
 
 def evaluate_students(
@@ -186,12 +238,43 @@ def evaluate_students(
 ) -> Evaluation:
     """Rows for the teacher, for its untrained run with each student's number of steps, and for every student."""
     comparison = prepare_comparison(folders, teacher_folder, references, device=device)
+    return evaluation_of(comparison, teacher_folder, batch_size=batch_size)
+
+
+def evaluation_of(
+    comparison: Comparison, teacher_folder: Path, *, batch_size: int, others: Others | None = None
+) -> Evaluation:
+    """Rows for the teacher, its untrained runs, every student of a comparison, and others without noises."""
     results = list(teacher_rows(comparison, teacher_folder, batch_size=batch_size))
     for student, card in comparison.students:
         batch = comparison.evaluation_batch(card)
         results.append(student_row(comparison.judge, student, card, batch, batch_size=batch_size))
-    images = [images[:SHOWN] for _, images in results]
-    return Evaluation([row for row, _ in results], images, comparison.judge.real_floor)
+    results += [(row_of_others(comparison.judge, x, model=model), x) for model, x in (others or {}).items()]
+    shown = [images[:SHOWN] for _, images in results]
+    return Evaluation([row for row, _ in results], shown, comparison.judge.real_floor)
+
+
+def compare_teacher(
+    teacher_folder: Path, ode: Ode, references: References, *, text: EncodedText | None, device: torch.device
+) -> Comparison:
+    """A comparison without students: of a teacher that is solved as `ode` says, and of others."""
+    teacher = load_teacher(teacher_folder, device)
+    judge = prepare_judge(teacher, teacher_folder, ode, references, text=text, device=device)
+    return Comparison(teacher=teacher, ode=ode, students=[], judge=judge, references=references)
+
+
+def images_of_store(store: Path, *, num: int) -> Latents:
+    """The last states of at most `num` trajectories of a store, evenly spread."""
+    manifest, _ = load_manifest(store)
+    reader = TrajectoryReader(store, state=manifest.states[0], num_steps=1)
+    return reader.read(torch.tensor(evenly_spread(manifest.num, num))).states[:, -1].float()
+
+
+def images_of_pictures(path: Path, manifest: Manifest, *, num: int) -> Latents:
+    """At most `num` of the pictures or encoded latents at a path, evenly spread, in the trajectories' kind of state."""
+    found = open_real_set(path, manifest)
+    rows = torch.tensor(evenly_spread(len(found.labels), num))
+    return found.draw(rows, torch.Generator().manual_seed(0)).float()
 
 
 def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: int) -> Iterator[tuple[Row, Latents]]:
@@ -199,9 +282,15 @@ def teacher_rows(comparison: Comparison, teacher_folder: Path, *, batch_size: in
     judge, facts = comparison.judge, load_teacher_card(teacher_folder)
     iterations, seconds = facts.iterations or 0, facts.seconds or 0.0
     yield teacher_row(judge, comparison.ode, iterations=iterations, seconds=seconds), judge.paired
-    for tau in sorted({card.tau for _, card in comparison.students}, key=len):
+    usual = {times_of(comparison.ode, steps) for steps in (1, 2, 4) if steps <= comparison.ode.num_teacher_steps}
+    for tau in sorted({card.tau for _, card in comparison.students} or usual, key=len):
         few = replace(comparison.ode, times=tau)
         yield untrained_row(judge, comparison.teacher, few, batch_size=batch_size)
+
+
+def times_of(ode: Ode, num_steps: int) -> tuple[float, ...]:
+    """The times of an evenly spaced run with fewer steps."""
+    return tuple(ode.times[index] for index in uniform_indices(ode.num_teacher_steps, num_steps))
 
 
 def read_batch(store: Path, card: StudentCard, *, num: int) -> TrajectoryBatch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ard.evaluation.evaluate import Row
+from ard.evaluation.evaluate import Row, number
 from ard.figures import COLOURS, Curve, plot
 from ard.files import write_atomically
 from ard.pictures import png_bytes, sheet, to_pixels
@@ -43,7 +43,7 @@ class Report:
     rows: Sequence[Row]
     images: Sequence[Latents]
     """For each row, its images from the same noises."""
-    real_floor: float
+    real_floor: float | None
     """The noise floor of the distance to the real images."""
     logs: dict[str, list[dict[str, Any]]]
     """The training logs to show, by name."""
@@ -92,11 +92,11 @@ def _table(rows: Sequence[Row]) -> str:
 def _legend(report: Report) -> str:
     return (
         f"<p>The noise floor of <b>FD teacher</b> is <b>{report.rows[0].scores.fd_floor:.2f}</b>: two independent "
-        f"batches of the teacher's samples; that of <b>FD real</b> is <b>{report.real_floor:.1f}</b>: half of the real "
-        "images against the other half. FD is the Fréchet distance on the features of a small classifier; it is not "
-        "FID. NFE: network evaluations per image, guidance counts twice. Paired MSE: to the teacher's sample from the "
-        "same noise. Precision and recall: against the real images, k = 3. Behind ±: half the range over training "
-        "seeds.</p>"
+        f"batches of the teacher's samples; that of <b>FD real</b> is <b>{number(report.real_floor):.1f}</b>: half of "
+        "the real images against the other half. FD is the Fréchet distance on the features of a small classifier; it "
+        "is not FID. NFE: network evaluations per image, guidance counts twice. Paired MSE: to the teacher's sample "
+        "from the same noise. Precision and recall: against the real images, k = 3. Behind ±: half the range over "
+        "training seeds.</p>"
     )
 
 

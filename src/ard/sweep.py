@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ard.config import to_plain
+from ard.decoding import space_of_student
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError
-from ard.evaluation.evaluate import Row, paired_error, run_student, student_row
+from ard.evaluation.evaluate import Row, Scores, number, paired_error, run_student, student_row
 from ard.figures import COLOURS, Curve, Panel, plot_panels
 from ard.files import write_atomically, write_json
 from ard.grids import Cell, Grid
@@ -23,9 +24,10 @@ from ard.models.student import Student
 from ard.progress import progress_bar
 from ard.references import Comparison, References, collect_batch, prepare_comparison, read_batch, teacher_rows
 from ard.stages import run_missing
-from ard.students import StudentCard, load_student
+from ard.students import StudentCard, find_text, load_student
 from ard.table import COLUMNS, as_markdown, cell
 from ard.teacher import load_teacher
+from ard.text import condition_of, open_referred
 from ard.trajectories.manifest import load_manifest
 
 TUNING_SEED = 5_000_000  # Noises that neither training nor evaluation uses.
@@ -73,9 +75,9 @@ class Results:
     cells: list[Result]
 
     @property
-    def floor(self) -> float:
-        """The noise floor of the distance to the teacher."""
-        return self.teacher[0].scores.fd_floor
+    def scores(self) -> Scores:
+        """The teacher's, whose notes are those of every row."""
+        return self.teacher[0].scores
 
     def groups(self) -> list[list[Result]]:
         """The results that differ in their seed only, together, in order of appearance."""
@@ -98,7 +100,15 @@ def tune(place: Place, grid: Grid, depth: int, *, checkpoint_every: int) -> dict
     device = resolve_device(place.device)
     store, teacher = place.out / "trajectories-tuning", load_teacher(place.teacher, device)
     collect_batch(
-        store, place.teacher, teacher, manifest.ode, num=NUM_TUNING, first_seed=TUNING_SEED, whole=True, device=device
+        store,
+        place.teacher,
+        teacher,
+        manifest.ode,
+        num=NUM_TUNING,
+        first_seed=TUNING_SEED,
+        whole=True,
+        text=open_referred(manifest.text, place.store) if manifest.text else None,
+        device=device,
     )
     kept, errors = Kept(place.out / "tuning.json"), {}
     judged = {"teacher": teacher.hash, "seed": TUNING_SEED, "num": NUM_TUNING}
@@ -149,7 +159,7 @@ def write_results(out: Path, results: Results, facts: dict[str, Any]) -> None:
     """Publish the numbers as results.json, the table as table.md and the figure as sweep.svg."""
     cells = [{"cell": to_plain(result.cell), "row": result.row.plain()} for result in results.cells]
     teacher = [row.plain() for row in results.teacher]
-    write_json(out / "results.json", {**facts, "floor": results.floor, "teacher": teacher, "cells": cells})
+    write_json(out / "results.json", {**facts, "floor": results.scores.fd_floor, "teacher": teacher, "cells": cells})
     write_atomically(out / "table.md", (as_markdown(HEADER, body_of(results)) + "\n").encode())
     write_atomically(out / "sweep.svg", sweep_figure(results).encode())
 
@@ -194,7 +204,7 @@ def sweep_figure(results: Results) -> str:
                 title=f"{state}, {prediction}",
                 y_label=name,
                 curves=_curves(groups, value, over_blocks=over_blocks),
-                floor=("noise floor", results.floor) if name == SHOWN[0][0] else None,
+                floor=("noise floor", results.scores.fd_floor) if name == SHOWN[0][0] else None,
             )
             for (state, prediction), groups in panels.items()
         ]
@@ -203,7 +213,9 @@ def sweep_figure(results: Results) -> str:
     return plot_panels(rows, x_label="N, blocks with history" if over_blocks else "S, student steps")
 
 
-def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *, over_blocks: bool) -> list[Curve]:
+def _curves(
+    groups: Sequence[Sequence[Result]], value: Callable[[Row], float | None], *, over_blocks: bool
+) -> list[Curve]:
     """A curve per mask, way of reading the history and share of own history."""
     curves: dict[str, list[tuple[int, list[float]]]] = {}
     for group in groups:
@@ -214,7 +226,7 @@ def _curves(groups: Sequence[Sequence[Result]], value: Callable[[Row], float], *
         label += f", own {own:g}" if own else ""
         label += f", S = {row.num_steps}" if over_blocks else ""
         x = group[0].cell.design.student.history_blocks if over_blocks else row.num_steps
-        curves.setdefault(label, []).append((x, [value(result.row) for result in group]))
+        curves.setdefault(label, []).append((x, [number(value(result.row)) for result in group]))
     return [_curve(label, sorted(points), style) for style, (label, points) in enumerate(sorted(curves.items()))]
 
 
@@ -247,9 +259,10 @@ def _plain_row(comparison: Comparison, student: Student, card: StudentCard) -> d
 def _tuning_error(folder: Path, store: Path, device: torch.device) -> float:
     """A student's mean squared error to the teacher's images on the tuning trajectories."""
     student, card = load_student(folder, device)
-    batch = read_batch(store, card, num=NUM_TUNING)
-    _, rolled = run_student(student, batch, batch_size=BATCH_SIZE)
-    return paired_error(rolled[:, -1], batch.states[:, -1].float())
+    batch, text = read_batch(store, card, num=NUM_TUNING), find_text(None, card, folder)
+    _, rolled = run_student(student, batch, batch_size=BATCH_SIZE, conditions=partial(condition_of, text))
+    pictures = space_of_student(card, folder).is_of_pictures
+    return paired_error(rolled[:, -1], batch.states[:, -1].float(), pictures=pictures)
 
 
 def _identity(cell: Cell, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from ard.evaluation.evaluate import Row
+from ard.evaluation.evaluate import Row, Scores
 
-Column = tuple[str, Callable[[Row], float], str]
+Column = tuple[str, Callable[[Row], float | None], str]
 
 COLUMNS: tuple[Column, ...] = (
     ("FD teacher", lambda row: row.scores.fd_teacher, ".2f"),
@@ -18,6 +18,9 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
+NOTHING = "–"
+
+
 def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows that differ in their training seed only, together, in order of appearance."""
     groups: dict[tuple[object, ...], list[Row]] = {}
@@ -28,7 +31,7 @@ def merge_seeds(rows: Sequence[Row]) -> list[list[Row]]:
 
 def describe(row: Row) -> str:
     """The row's model in words, such as `ard · 2 steps · x_t · solver_step · causal N=6 gated · then R + D`."""
-    parts = [row.model, f"{row.num_steps} step" + ("s" if row.num_steps != 1 else "")]
+    parts = [row.model] + ([f"{row.num_steps} step" + ("s" if row.num_steps != 1 else "")] if row.num_steps else [])
     if row.state and row.prediction:
         parts += [row.state, row.prediction]
     if row.model == "ard":
@@ -39,28 +42,41 @@ def describe(row: Row) -> str:
 
 
 def cell(rows: Sequence[Row], column: Column) -> str:
-    """The mean over seeds, with half the range behind ± where there are several."""
+    """The mean over seeds, with half the range behind ± where there are several; a dash where there is no value."""
     _, value, style = column
-    values = [value(row) for row in rows]
+    values = [found for row in rows if (found := value(row)) is not None]
+    if not values:
+        return NOTHING
     spread = (max(values) - min(values)) / 2
     return f"{fmean(values):{style}}" + (f" ±{spread:{style}}" if len(values) > 1 else "")
 
 
-def format_rows(rows: Sequence[Row], *, real_floor: float) -> str:
-    """The table as text, with the noise floors of both distances below it."""
-    groups = merge_seeds(rows)
-    header = ["model", "NFE", *(name for name, _, _ in COLUMNS)]
-    body = [[describe(group[0]), str(group[0].nfe), *(cell(group, column) for column in COLUMNS)] for group in groups]
-    notes = [floor_note(rows[0].scores.fd_floor), real_floor_note(real_floor)]
-    return "\n".join([as_text(header, body), *notes])
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """The columns in which any row has a value."""
+    return [column for column in COLUMNS if any(column[1](row) is not None for row in rows)]
 
 
-def floor_note(floor: float) -> str:
+def format_rows(rows: Sequence[Row], *, real_floor: float | None) -> str:
+    """The table as text, with the noise floors of the distances below it."""
+    groups, columns = merge_seeds(rows), columns_of(rows)
+    header = ["model", "NFE", *(name for name, _, _ in columns)]
+    body = [[describe(group[0]), str(group[0].nfe), *(cell(group, column) for column in columns)] for group in groups]
+    notes = [floor_note(rows[0].scores), against_note(rows[0].scores)]
+    notes += [real_floor_note(real_floor)] if real_floor is not None else []
+    return "\n".join([as_text(header, body), *filter(None, notes)])
+
+
+def floor_note(scores: Scores) -> str:
     """The sentence that belongs below every table with a distance to the teacher."""
     return (
-        f"noise floor of FD teacher (teacher against teacher): {floor:.2f}; "
-        "FD: Fréchet distance on classifier features, not FID"
+        f"noise floor of FD teacher (teacher against teacher): {scores.fd_floor:.2f}; "
+        f"FD: Fréchet distance on {scores.measured_on}, not FID"
     )
+
+
+def against_note(scores: Scores) -> str:
+    """The sentence that belongs below precision and recall where they do not compare with real images."""
+    return "" if scores.against == "the real images" else f"precision and recall: against {scores.against}"
 
 
 def real_floor_note(real_floor: float) -> str:

@@ -205,9 +205,8 @@ def test_what_needs_the_data_says_that_an_imported_teacher_has_none(
 ) -> None:
     training = ["--iterations", 2, "--batch-size", 4, "--warmup", 0, "--device", "cpu"]
     made("distill", "--trajectories", store, "--out", tmp_path / "student", *training)
-    missing = "was imported and brings no data set"
-    assert missing in complaint("evaluate", "--student", tmp_path / "student", "--device", "cpu")
-    assert missing in complaint("sweep", "--trajectories", store, "--out", tmp_path / "sweep", "--device", "cpu")
+    measuring = ["evaluate", "--student", tmp_path / "student", "--num", 100, "--device", "cpu"]
+    assert "--features classifier needs images" in complaint(*measuring, "--features", "classifier")
     adversarial = ["--adversarial", "--adversarial-warmup", 1, *training]
     line = complaint("distill", "--trajectories", store, "--out", tmp_path / "gan", *adversarial)
     assert "an imported one has none; use --real teacher" in line

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,14 @@ Made = Callable[..., str]
 
 FLOPS = ["flops", "--model", "tiny/2", "--num-steps", 2, "--json"]
 MARKED = {".json": Outputs.json, ".svg": Outputs.svg, ".png": Outputs.png}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ard.files import write_atomically
+
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), b"half")
+"""
 CONTENT = {".json": {"rows": []}, ".svg": "<svg></svg>", ".png": Image.new("L", (2, 2))}
 
 
@@ -154,6 +164,17 @@ class TestOwnOutputs:
     def test_nothing_and_an_empty_file_may_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "empty.json").touch()
         Outputs(command="flops").check(tmp_path / "empty.json", tmp_path / "new.json", None)
+
+    @pytest.mark.parametrize("name", ["a.json", "[a]*.json", "ä" * 90 + ".json"])
+    def test_what_a_killed_run_left_of_it_goes_with_the_next_and_of_others_stays(
+        self, name: str, tmp_path: Path, leftover: Callable[[Path, int], Path], dead: int
+    ) -> None:
+        other = leftover(tmp_path, dead)
+        path, beside = tmp_path / name, set(tmp_path.iterdir())
+        subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+        assert len({*tmp_path.iterdir()} - beside) == 1
+        Outputs(command="flops").json(path, {})
+        assert {*tmp_path.iterdir()} == {other, path}
 
     def test_one_name_for_two_outputs_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="two outputs"):

@@ -205,7 +205,7 @@ def test_a_stage_is_recorded_when_it_has_ended_well_and_not_before(
         (["--own-history", "0,2"], ["own_histories has 2", "0 to 1"]),
         (["--learning-rates", "0"], ["learning_rates has 0"]),
         (["--num-steps", "0-99999999999"], ["99999999999", "at most"]),
-        (["--num-steps", "5"], ["5", "12"]),
+        (["--num-steps", "13"], ["13", "12"]),
         (["--history-blocks", "9"], ["history_blocks is 9", "0 to 4"]),
         (["--iterations", 0], ["iterations is 0"]),
         (["--jobs", -1], ["jobs is -1"]),

@@ -382,6 +382,10 @@ class TestEncode:
         ("spoil", "words"),
         [
             (lambda folder: change(folder / "text_encoder/config.json", model_type="bert"), "holds a bert; --encoder"),
+            (
+                lambda folder: change(folder / "text_encoder/config.json", relative_attention_max_distance="a"),
+                "cannot be loaded: ",
+            ),
             (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer does not exist"),
             (
                 lambda folder: change(folder / "model_index.json", _class_name="Other"),
@@ -671,13 +675,19 @@ class TestCommands:
         again = json.loads((tmp_path / "again/attention.json").read_text())["rows"]
         assert [row["share"] for row in again] == [row["share"] for row in own]
 
+    def test_its_students_have_numbers(self, root: Path, tmp_path: Path, made: Made) -> None:
+        words = ["--student", root / "student", "--num", 100, "--device", "cpu"]
+        told = made("evaluate", *words, "--json", tmp_path / "numbers.json")
+        assert "on features of the teacher's block" in told
+        rows = json.loads((tmp_path / "numbers.json").read_text())["rows"]
+        assert [row["model"] for row in rows] == ["teacher", "untrained", "ard"]
+        assert rows[2]["paired_mse"] > rows[0]["paired_mse"] == 0
+        assert "k = 1" in made("analyze", "errors", *words, "--out", tmp_path / "errors")
+        assert "GMAC" in made("analyze", "pareto", *words, "--rounds", 1, "--out", tmp_path / "pareto")
+
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (["evaluate", "--student", "STUDENT"], "was imported and brings no data set"),
-            (["analyze", "errors", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
-            (["analyze", "pareto", "--student", "STUDENT", "--out", "x"], "was imported and brings no data set"),
-            (["sweep", "--trajectories", "STORE", "--out", "x"], "was imported and brings no data set"),
             (["bench", "collect", "--model", "TEACHER"], "reads text; the benchmarks time networks with classes only"),
             (["analyze", "solvers", "--teacher", "TEACHER", "--solvers", "ddim", "--out", "x"], "with classes only"),
             (["flops", "--model", "tiny/2", "--text-tokens", "9"], "tiny/2 reads no text; leave it out"),

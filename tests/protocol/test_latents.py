@@ -89,7 +89,7 @@ class TestSample:
         assert drawn(*options, "--out", tmp_path / "sheet.png").returncode == 0
         grid = drawn(*options, "--grid", "--teacher-rows", "none", "--out", tmp_path / "grid.png")
         assert grid.returncode == 0, grid.stderr
-        assert [mode_and_size(path) for path in (tmp_path / "pictures").iterdir()] == [("RGB", (SIDE, SIDE))] * 2
+        assert [mode_and_size(path) for path in (tmp_path / "pictures").glob("*.png")] == [("RGB", (SIDE, SIDE))] * 2
         assert all(mode_and_size(tmp_path / name)[0] == "RGB" for name in ("sheet.png", "grid.png"))
 
     @pytest.mark.parametrize("out", ["sheet.png", "samples.npz", "folder"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from ard.analysis.labels import short_labels
 from ard.errors import InputError
-from ard.evaluation.evaluate import Judge, Row, Scores, student_row
+from ard.evaluation.evaluate import Judge, Row, Scores, number, student_row
 from ard.figures import Curve, Panel, plot_panels
 from ard.kept import Kept
 from ard.models.lora import A as ADAPTER
@@ -164,7 +164,7 @@ def convergence_table(arms: Sequence[Arm]) -> str:
         ]
         for label, arm in zip(arm_labels(arms), arms, strict=True)
     ]
-    return f"{as_text(header, body)}\n{floor_note(arms[0].rows[0][0].scores.fd_floor)}"
+    return f"{as_text(header, body)}\n{floor_note(arms[0].rows[0][0].scores)}"
 
 
 def convergence_figure(arms: Sequence[Arm]) -> str:
@@ -172,7 +172,7 @@ def convergence_figure(arms: Sequence[Arm]) -> str:
     floor = ("teacher (noise floor)", arms[0].rows[0][0].scores.fd_floor)
     panels = [
         _panel("FD to the teacher (not FID)", arms, lambda scores: scores.fd_teacher, floor),
-        _panel("MSE to the teacher's image", arms, lambda scores: scores.paired_mse, None),
+        _panel("MSE to the teacher's image", arms, lambda scores: number(scores.paired_mse), None),
     ]
     return plot_panels([[panel] for panel in panels], x_label="training iterations", whole_x=False, legend_columns=2)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ard.evaluation.evaluate import Judge, Row, Scores, student_row
+from ard.evaluation.evaluate import Conditions, Judge, Row, Scores, classes, number, student_row
 from ard.figures import Curve, plot
 from ard.models.student import Student
 from ard.sampling import continue_trajectory
@@ -32,12 +32,14 @@ Arm = Sequence[ErrorCurve]
 """The curves of students that differ in their training seed only."""
 
 
-def finished_images(student: Student, batch: TrajectoryBatch, *, teacher_steps: int, batch_size: int) -> Latents:
+def finished_images(
+    student: Student, batch: TrajectoryBatch, *, teacher_steps: int, batch_size: int, conditions: Conditions = classes
+) -> Latents:
     """Images whose first `teacher_steps` steps are the teacher's, as stored, and the others the student's."""
     images = []
     for states, label in zip(batch.states.split(batch_size), batch.labels.split(batch_size), strict=True):
-        given, label = states[:, : teacher_steps + 1].to(student.tau), label.to(student.tau.device)
-        images.append(continue_trajectory(student, given, condition=label)[:, -1].cpu())
+        given, condition = states[:, : teacher_steps + 1].to(student.tau), conditions(label).to(student.tau.device)
+        images.append(continue_trajectory(student, given, condition=condition)[:, -1].cpu())
     return torch.cat(images)
 
 
@@ -56,7 +58,9 @@ def error_curve(
     progress(1)
     rows = [row]
     for teacher_steps in range(1, card.student.num_steps):
-        images = finished_images(student, batch, teacher_steps=teacher_steps, batch_size=batch_size)
+        images = finished_images(
+            student, batch, teacher_steps=teacher_steps, batch_size=batch_size, conditions=judge.conditions
+        )
         rows.append(replace(row, scores=judge.scores(images)))
         progress(1)
     return ErrorCurve(student=name, rows=tuple(rows))
@@ -111,7 +115,7 @@ def errors_figure(arms: Sequence[Arm]) -> str:
 
 def paired_figure(arms: Sequence[Arm]) -> str:
     """The same for the mean squared distance to the teacher's image from the same noise."""
-    curves = _curves(arms, lambda scores: scores.paired_mse)
+    curves = _curves(arms, lambda scores: number(scores.paired_mse))
     return plot(curves, title=TITLE, x_label=X_LABEL, y_label="MSE to the teacher's image", whole_x=True)
 
 

@@ -1,5 +1,6 @@
 """Score against cost: multiply-accumulates and measured latency, and which models no other beats (Figure 2c, d)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,15 +11,16 @@ from typing import Any
 from ard.analysis import flops
 from ard.analysis.labels import short_labels
 from ard.analysis.latency import Latency
+from ard.condition import Condition
 from ard.config import fingerprint_of
-from ard.evaluation.evaluate import Row, Scores, student_row
+from ard.evaluation.evaluate import Row, Scores, number, student_row
 from ard.figures import Curve, Panel, plot_panels
 from ard.models.student import Student
 from ard.references import Comparison, teacher_rows
 from ard.sampling import sample
 from ard.table import COLUMNS, as_text, cell, describe, floor_note, merge_seeds
 from ard.teacher import solve_pf_ode
-from ard.types import Labels, Latents, Trajectory
+from ard.types import Latents, Trajectory
 
 FRONT_STYLE = 6  # Black.
 
@@ -31,7 +33,7 @@ class Model:
     """A row per seed."""
     macs: int
     """Multiply-accumulates per image."""
-    draw: Callable[[Latents, Labels], object]
+    draw: Callable[[Latents, Condition], object]
     """Make images from noises."""
 
 
@@ -57,7 +59,7 @@ Cost = Callable[[Point], float]
 COSTS: dict[str, Cost] = {"macs": lambda point: float(point.macs), "latency": lambda point: point.latency.median}
 SCORES: dict[str, Callable[[Scores], float]] = {
     "fd_teacher": lambda scores: scores.fd_teacher,
-    "fd_real": lambda scores: scores.fd_real,
+    "fd_real": lambda scores: number(scores.fd_real),
 }
 
 
@@ -86,12 +88,17 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return sorted((index for index, lost in enumerate(beaten) if not lost), key=lambda index: points[index])
 
 
+def scores_of(points: Sequence[Point]) -> list[str]:
+    """The scores that the points have: without real images there is one."""
+    return [name for name, score in SCORES.items() if not any(math.isnan(one.mean(score)) for one in points)]
+
+
 def fronts(points: Sequence[Point]) -> dict[tuple[str, str], list[int]]:
     """The front for every pair of a cost and a score."""
     return {
         (cost, score): pareto_front([COSTS[cost](one) for one in points], [one.mean(SCORES[score]) for one in points])
         for cost in COSTS
-        for score in SCORES
+        for score in scores_of(points)
     }
 
 
@@ -116,7 +123,8 @@ def pareto_rows(points: Sequence[Point], *, batch_size: int) -> list[dict[str, A
 
 def pareto_table(points: Sequence[Point]) -> str:
     """A line per model, with the costs for which it is on the front of each score."""
-    columns, on = [column for column in COLUMNS if column[0] in {"FD teacher", "FD real"}], fronts(points)
+    names, on = scores_of(points), fronts(points)
+    columns = [column for column in COLUMNS if column[0].lower().replace(" ", "_") in names]
     header = ["model", "seeds", "GMAC", "s per batch", "quartiles", *(name for name, _, _ in columns)]
     body = [
         [
@@ -126,12 +134,12 @@ def pareto_table(points: Sequence[Point]) -> str:
             f"{point.latency.median:.4f}",
             f"{point.latency.lower_quartile:.4f} - {point.latency.upper_quartile:.4f}",
             *(cell(point.rows, column) for column in columns),
-            *(", ".join(cost for cost in COSTS if index in on[cost, score]) or "–" for score in SCORES),
+            *(", ".join(cost for cost in COSTS if index in on[cost, score]) or "–" for score in names),
         ]
         for index, point in enumerate(points)
     ]
     table = as_text([*header, *(f"front of {name}" for name, _, _ in columns)], body)
-    return f"{table}\n{floor_note(points[0].rows[0].scores.fd_floor)}"
+    return f"{table}\n{floor_note(points[0].rows[0].scores)}"
 
 
 def pareto_figure(points: Sequence[Point], *, cost: str, x_label: str) -> str:
@@ -139,7 +147,11 @@ def pareto_figure(points: Sequence[Point], *, cost: str, x_label: str) -> str:
     floor = ("teacher (noise floor)", points[0].rows[0].scores.fd_floor)
     panels = [
         _panel(points, cost, "fd_teacher", "FD to the teacher (not FID)", floor),
-        _panel(points, cost, "fd_real", "FD to the data (not FID)", None),
+        *(
+            [_panel(points, cost, "fd_real", "FD to the data (not FID)", None)]
+            if "fd_real" in scores_of(points)
+            else []
+        ),
     ]
     return plot_panels([[panel] for panel in panels], x_label=x_label, x_scale="log", whole_x=False, legend_columns=2)
 
@@ -156,8 +168,8 @@ def _teacher_models(comparison: Comparison, teacher_folder: Path, *, batch_size:
     return models
 
 
-def _sample(student: Student, noise: Latents, label: Labels) -> Trajectory:
-    return sample(student, noise, condition=label)
+def _sample(student: Student, noise: Latents, condition: Condition) -> Trajectory:
+    return sample(student, noise, condition=condition)
 
 
 def _description(point: Point) -> dict[str, Any]:
@@ -170,6 +182,8 @@ def _ranges(point: Point) -> dict[str, float]:
     ranges: dict[str, float] = {}
     for name, score in SCORES.items():
         values = point.values(score)
+        if any(map(math.isnan, values)):
+            continue
         ranges |= {name: fmean(values), f"{name}_low": min(values), f"{name}_high": max(values)}
     return ranges
 

@@ -9,6 +9,7 @@ import torch
 
 from ard.devices import DeviceName, resolve_device
 from ard.errors import InputError, require_at_least
+from ard.evaluation.feature_space import FeatureKind
 from ard.origin import find_teacher
 from ard.references import MIN_SAMPLES, References, references_in
 from ard.students import StudentCard, load_card
@@ -37,6 +38,8 @@ def resolve_compared(
     num: int,
     batch_size: int,
     device: DeviceName,
+    features: FeatureKind | None = None,
+    real: Path | None = None,
 ) -> Compared:
     """The values of the options; InputError for one that cannot be meant."""
     require_at_least(1, {"batch_size": batch_size})
@@ -45,5 +48,5 @@ def resolve_compared(
         raise InputError("--student is empty; name at least one student's folder")
     where, cards = resolve_device(device), [load_card(folder) for folder in students]
     teacher = teacher or find_teacher(cards[0].teacher, students[0])
-    kept = references_in(references or teacher / "evaluation", num=num)
+    kept = references_in(references or teacher / "evaluation", num=num, features=features, real=real)
     return Compared(cards=cards, teacher=teacher, references=kept, device=where)

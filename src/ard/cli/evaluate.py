@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ard.cli.compared import resolve_compared
 from ard.cli.given import Given, names_in, written
 from ard.cli.options import parse_seeds, print_plan, tell
 from ard.config import to_plain
@@ -17,6 +16,7 @@ from ard.devices import DeviceName, resolve_device
 from ard.distributed import process_group
 from ard.errors import InputError, require_at_least
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
+from ard.evaluation.feature_space import FeatureKind
 from ard.evaluation.images import Images, LabelSampling, open_student
 from ard.evaluation.metrics.precision_recall import Distances
 from ard.evaluation.protocol import (
@@ -32,18 +32,36 @@ from ard.evaluation.protocol import (
 )
 from ard.evaluation.real import open_real
 from ard.evaluation.result import NUM_SAMPLES, format_result
+from ard.origin import find_teacher
 from ard.outputs import Outputs
+from ard.presets import NUM_TEACHER_STEPS
 from ard.ranks import rank_and_world, require_one_process
-from ard.references import evaluate_students
+from ard.references import (
+    MIN_SAMPLES,
+    Comparison,
+    References,
+    compare_teacher,
+    evaluation_of,
+    images_of_pictures,
+    images_of_store,
+    prepare_comparison,
+    references_in,
+)
 from ard.sample_folder import require_whole
+from ard.students import load_card
 from ard.table import format_rows
+from ard.teacher import Guidance, load_teacher, plan_ode
+from ard.text import EncodedText, open_referred, require_text
+from ard.trajectories.manifest import load_manifest
 
 FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.
 
 # What each way to call the command takes; the rest must not be given.
 ALWAYS = {"batch_size", "device", "dry_run", "overwrite"}
 TAKES = {
-    "student": {"teacher", "references", "num", "json"},
+    "student": {"teacher", "references", "num", "json", "real", "features", "trajectories", "pictures"},
+    "trajectories": {"teacher", "references", "num", "json", "real", "features", "pictures"},
+    "teacher": {"references", "num", "json", "real", "features", "pictures", "text"},
     "samples": {
         *("vae", "text", "ref", "metrics", "inception", "dinov2", "clip", "num", "seeds", "labels"),
         *("pr_distances", "num_kept", "json", "size", "image_column", "check"),
@@ -57,14 +75,17 @@ class Evaluate:
     """Measure students against their teacher, or any images under the ADM protocol.
 
     With --student: students, their teacher and its untrained few-step run from the same noises. The distances are
-    Fréchet distances on the features of a small classifier that is trained once and kept, with two batches of the
-    teacher's samples, in the teacher's folder.
+    Fréchet distances on features that suit the teacher (--features), with two batches of the teacher's samples that are
+    made once and kept in the teacher's folder. No data are needed; --real compares with some. With --teacher or
+    --trajectories alone the teacher, a store or other pictures are measured in the same way.
 
     With --samples: FID, sFID, Inception score, precision and recall as papers report them, and KID, FD-DINOv2 and
     CMMD, from weights that lie on this machine. With --make-ref: the reference file that this needs, which OpenAI's
     script reads too. For instance:
 
         ard evaluate --student runs/ard runs/step --json runs/metrics.json
+        ard evaluate --student runs/ard runs/step --real runs/latents
+        ard evaluate --trajectories runs/trajectories --pictures runs/latents
         ard evaluate --samples runs/ard --vae sd-vae-ft-ema --ref imagenet256.npz --inception inception.pth --num 50000
         ard evaluate --samples samples.npz --ref imagenet256.npz --metrics fid,kid --inception inception.pth
         ard evaluate --make-ref imagenet/train-256 --out imagenet256.npz --inception inception.pth
@@ -74,7 +95,17 @@ class Evaluate:
     student: tuple[Path, ...] = ()
     """Folders of one or more students of the same teacher."""
     teacher: Path | None = None
-    """--student: folder of the teacher; None: where the first student says."""
+    """Folder of the teacher; None: where the first student or the store says. Alone: measure the teacher itself."""
+    trajectories: Path | None = None
+    """A store whose images are measured too; alone, they and its teacher."""
+    pictures: Path | None = None
+    """Other images that are measured beside them, as --real takes them."""
+    real: Path | None = None
+    """--student: real images to compare with: a folder of pictures, tars or a saved data set, for latents what
+    ard images cache made; None: the teacher's data set, if it was trained here."""
+    features: FeatureKind | None = None
+    """--student: what distances are measured on: teacher (its own features), classifier (trained on the classes of
+    the data), or pixels (the states themselves). None: classifier if the teacher was trained here, else teacher."""
     references: Path | None = None
     """--student: folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
     samples: Path | None = None
@@ -131,8 +162,8 @@ class Evaluate:
         mode = self._mode()
         require_at_least(1, {"batch_size": self._batch_size(), "num_kept": self.num_kept})
         match mode:
-            case "student":
-                self._evaluate_students()
+            case "student" | "trajectories" | "teacher":
+                self._evaluate_models(mode)
             case "samples":
                 self._measure_samples()
             case _:
@@ -143,6 +174,8 @@ class Evaluate:
         chosen = [name for name in TAKES if getattr(self, name)]
         if not chosen:
             raise InputError("--student is empty; name a student's folder, or give --samples or --make-ref")
+        if set(chosen) <= {"student", "trajectories", "teacher"}:
+            return chosen[0]
         if len(chosen) > 1:
             raise InputError(f"{written(chosen[0])} and {written(chosen[1])} exclude each other; give one of them")
         return chosen[0]
@@ -160,24 +193,50 @@ class Evaluate:
     def _batch_size(self) -> int:
         return self.batch_size if self.batch_size is not None else (256 if self.student else 64)
 
-    def _evaluate_students(self) -> None:
-        require_one_process("ard evaluate --student")
-        compared = resolve_compared(
-            self.student,
-            teacher=self.teacher,
-            references=self.references,
-            num=1500 if self.num is None else self.num,
-            batch_size=self._batch_size(),
-            device=self.device,
-        )
+    def _evaluate_models(self, mode: str) -> None:
+        require_one_process(f"ard evaluate {written(mode)}")
+        num, batch_size = 1500 if self.num is None else self.num, self._batch_size()
+        require_at_least(MIN_SAMPLES, {"num": num})
+        teacher, device = self._teacher(), resolve_device(self.device)
+        kept = references_in(self.references or teacher / "evaluation", num=num, features=self.features, real=self.real)
         if self.dry_run:
-            return print_plan(compared.plan())
+            cards = [load_card(folder) for folder in self.student]
+            where = {"teacher": teacher, "references": kept, "device": str(device)}
+            return print_plan({"students": cards, "trajectories": self.trajectories, **where})
         self._outputs.check(self.json)
-        result = evaluate_students(
-            self.student, compared.teacher, compared.references, device=compared.device, batch_size=self._batch_size()
-        )
+        comparison = self._comparison(teacher, kept, device)
+        others = {}
+        if self.trajectories:
+            others["store"] = images_of_store(self.trajectories, num=num)
+        if self.pictures:
+            manifest, _ = load_manifest(kept.evaluation)
+            others["pictures"] = images_of_pictures(self.pictures, manifest, num=num)
+        result = evaluation_of(comparison, teacher, batch_size=batch_size, others=others)
         print(format_rows(result.rows, real_floor=result.real_floor))
         self._write({"fd_real_floor": result.real_floor, "rows": [row.plain() for row in result.rows]})
+
+    def _teacher(self) -> Path:
+        """The teacher's folder: as given, or where the first student or the store says."""
+        if self.teacher:
+            return self.teacher
+        if self.student:
+            return find_teacher(load_card(self.student[0]).teacher, self.student[0])
+        store = self.trajectories or Path()
+        return find_teacher(load_manifest(store)[0].teacher, store)
+
+    def _comparison(self, teacher: Path, kept: References, device: torch.device) -> Comparison:
+        """What is compared: the students, or the teacher as the store's is solved, or as it is by default."""
+        if self.student:
+            return prepare_comparison(self.student, teacher, kept, device=device)
+        if self.trajectories:
+            manifest, _ = load_manifest(self.trajectories)
+            text = open_referred(manifest.text, self.trajectories) if manifest.text else None
+            return compare_teacher(teacher, manifest.ode, kept, text=text, device=device)
+        text = EncodedText(self.text) if self.text else None
+        loaded = load_teacher(teacher, device)
+        require_text(text, loaded.network.config, owner=teacher)
+        ode = plan_ode(loaded, num_teacher_steps=NUM_TEACHER_STEPS, guidance=Guidance())
+        return compare_teacher(teacher, ode, kept, text=text, device=device)
 
     def _measure_samples(self) -> None:
         device = resolve_device(self.device)

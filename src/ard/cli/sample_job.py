@@ -10,7 +10,6 @@ import torch
 from ard.cli.asked import Asked
 from ard.cli.sample_grid import GridRow
 from ard.decoding import LatentSpace
-from ard.files import write_atomically
 from ard.models.transformer import TransformerConfig
 from ard.outputs import Outputs
 from ard.pictures import Pixels, array_bytes, labelled_sheet, samples_sheet
@@ -77,7 +76,7 @@ class Job:
         """ADM's array file."""
         outputs = self._checked()
         (pixels,) = self._drawn(draw)
-        write_atomically(self.out, array_bytes(pixels, self.labels, self.seeds, command=outputs.command))
+        outputs.write(self.out, array_bytes(pixels, self.labels, self.seeds, command=outputs.command))
         self._tell(f"{len(self.seeds)} images")
 
     def write_sheet(self, draw: Draw) -> None:

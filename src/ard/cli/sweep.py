@@ -6,13 +6,14 @@ from pathlib import Path
 from ard.cli.options import parse_choices, parse_numbers, parse_range, parse_seeds, print_plan
 from ard.devices import DeviceName, default_workers, resolve_device
 from ard.errors import InputError, require_at_least
+from ard.evaluation.feature_space import FeatureKind
 from ard.figures import require_matplotlib
 from ard.grids import Grid
 from ard.history import HistoryAttention, HistoryMask
 from ard.models.student import Prediction, StateKind
 from ard.origin import find_teacher
 from ard.places import require_own_folder
-from ard.references import MIN_SAMPLES, references_in, require_data
+from ard.references import MIN_SAMPLES, references_in
 from ard.sweep import HEADER, Place, body_of, run_sweep
 from ard.table import as_text, floor_note
 from ard.teacher import Teacher, load_teacher
@@ -69,6 +70,10 @@ class Sweep:
     """Folder of the teacher; None: where the store says."""
     references: Path | None = None
     """Folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
+    features: FeatureKind | None = None
+    """What distances are measured on; see ard evaluate."""
+    real: Path | None = None
+    """Real images to compare with; see ard evaluate."""
     num: int = 1500
     """Images per model in the evaluation."""
     jobs: int = 0
@@ -91,7 +96,6 @@ class Sweep:
                 f"the teacher in {place.teacher} ({teacher.hash}) did not make {self.trajectories} ({made_by.hash}); "
                 "give the right --teacher"
             )
-        require_data(teacher, place.teacher)
         grid = self._grid(teacher)
         depth = teacher.network.config.depth
         designs = grid.designs(depth)
@@ -106,7 +110,7 @@ class Sweep:
         require_own_folder(self.out, "stages.json", "results.json", "table.md", "sweep.svg")
         results = run_sweep(place, grid, depth=depth, checkpoint_every=self.checkpoint_every)
         print(as_text(HEADER, body_of(results)))
-        print(floor_note(results.floor))
+        print(floor_note(results.scores))
         print(f"numbers: {self.out / 'results.json'}\nfigure: {self.out / 'sweep.svg'}")
 
     def _grid(self, teacher: Teacher) -> Grid:
@@ -148,7 +152,9 @@ class Sweep:
             out=self.out,
             store=self.trajectories,
             teacher=teacher,
-            references=references_in(self.references or teacher / "evaluation", num=self.num),
+            references=references_in(
+                self.references or teacher / "evaluation", num=self.num, features=self.features, real=self.real
+            ),
             device=self.device,
             jobs=self.jobs or workers,
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ard.datasets import ImageData, load_data
+from ard.datasets import ImageData
 from ard.errors import InputError
 from ard.models.weights import load_config, load_model
 from ard.types import Features, Latents
@@ -19,8 +19,9 @@ FEATURES = 64
 class Classifier(nn.Module):
     """Two convolutions and two linear layers; the 64 values before the last layer are the features."""
 
-    def __init__(self, channels: int, size: int, num_classes: int) -> None:
+    def __init__(self, channels: int, size: int, num_classes: int, *, pictures: bool = True) -> None:
         super().__init__()
+        self.bound = 1.0 if pictures else float("inf")
         self.body = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
             nn.ReLU(),
@@ -33,8 +34,8 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, num_classes)
 
     def forward(self, images: Latents) -> tuple[Features, Tensor]:
-        """(features, logits) of images in [-1, 1]; what lies outside is cut off, as a picture's would be."""
-        features = self.body(images.clamp(-1, 1))
+        """(features, logits) of pictures in [-1, 1], whose values outside are cut off, or of latents."""
+        features = self.body(images.clamp(-self.bound, self.bound))
         return features, self.head(features)
 
 
@@ -46,8 +47,13 @@ class TrainedClassifier:
     data: str
     test_accuracy: float
 
+    @property
+    def name(self) -> str:
+        """What tables call its features."""
+        return "classifier features"
+
     @torch.no_grad()
-    def features(self, images: Latents) -> tuple[Features, Tensor]:
+    def features(self, images: Latents) -> tuple[Features, Tensor | None]:
         """(features, predicted labels) on the CPU, whatever the number of images."""
         parts = [self.network(part) for part in images.float().split(512)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1].argmax(dim=1) for part in parts])
@@ -80,18 +86,18 @@ def held_out_accuracy(network: Classifier, data: ImageData) -> float:
     return float((network(data.images[rows])[1].argmax(dim=1) == data.labels[rows]).float().mean())
 
 
-def new_classifier(data: ImageData) -> Classifier:
-    """An untrained classifier for `data`, the same at every call."""
+def new_classifier(data: ImageData, *, pictures: bool = True) -> Classifier:
+    """An untrained classifier for `data`, pictures or latents; the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # The CPU's only: a GPU's stays as it is.
-        return Classifier(data.images.shape[1], data.images.shape[2], data.num_classes)
+        return Classifier(data.images.shape[1], data.images.shape[2], data.num_classes, pictures=pictures)
 
 
-def load_classifier(folder: Path, data: str) -> TrainedClassifier:
-    """The classifier in `folder`; InputError when it was trained on other data than `data`."""
+def load_classifier(folder: Path, name: str, data: ImageData, *, pictures: bool = True) -> TrainedClassifier:
+    """The classifier in `folder`; InputError when it was trained on other data than `data`, which is called `name`."""
     config = load_config(folder, "classifier")
-    if config.get("data") != data or not isinstance(config.get("test_accuracy"), float):
-        raise InputError(f"{folder} was trained on {config.get('data')}, not on {data}; delete it")
-    network = new_classifier(load_data(data)).eval()
+    if config.get("data") != name or not isinstance(config.get("test_accuracy"), float):
+        raise InputError(f"{folder} was trained on {config.get('data')}, not on {name}; delete it")
+    network = new_classifier(data, pictures=pictures).eval()
     load_model(network, folder)
-    return TrainedClassifier(network, data, config["test_accuracy"])
+    return TrainedClassifier(network, name, config["test_accuracy"])

@@ -1,12 +1,17 @@
 """The rows of every table: a teacher, its untrained few-step run, and students, all from the same noises."""
 
-from dataclasses import asdict, dataclass, field, fields
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ard.condition import Condition
 from ard.config import fingerprint_of
-from ard.evaluation.classifier import TrainedClassifier
+from ard.evaluation.feature_space import FeatureSpace
 from ard.evaluation.metrics.frechet import frechet_distance
 from ard.evaluation.metrics.moments import Moments, moments_of
 from ard.evaluation.metrics.precision_recall import precision_recall
@@ -16,25 +21,43 @@ from ard.sampling import sample
 from ard.students import StudentCard
 from ard.teacher import Ode, Teacher, solve_pf_ode
 from ard.trajectories.source import TrajectoryBatch
-from ard.types import Labels, Latents, OtherFeatures, RealImages, States, Trajectory
+from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, States, Trajectory
+
+Conditions = Callable[[Labels], Condition]
+"""What labels ask for: `classes`, or the prompts of a text by their numbers."""
+
+
+def classes(labels: Labels) -> Condition:
+    """The labels of a teacher with classes ask for what they say."""
+    return labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The numbers that depend on a model's images alone. Distances are on the features of the small classifier."""
+    """The numbers that depend on a model's images alone, None where there is nothing to compare with."""
 
     fd_teacher: float
     """Fréchet distance to an independent batch of the teacher's samples."""
-    fd_real: float
+    fd_real: float | None
     """Fréchet distance to the real images."""
     fd_floor: float
     """The distance of the teacher's own evaluation batch to that independent batch: the noise floor of fd_teacher."""
-    paired_mse: float
-    """Mean squared distance to the teacher's sample from the same noise, pixels cut to [-1, 1]."""
+    paired_mse: float | None
+    """Mean squared distance to the teacher's sample from the same noise; pixels are cut to [-1, 1], latents are not."""
     precision: float
+    """Of the images, compared with `against`."""
     recall: float
-    accuracy: float
+    accuracy: float | None
     """How often the classifier sees the class that was asked for."""
+    measured_on: str = "classifier features"
+    """What distances, precision and recall are measured on."""
+    against: str = "the real images"
+    """What precision and recall compare with."""
+
+
+def number(value: float | None) -> float:
+    """A score as a curve takes it: not a number where there is none."""
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,65 +98,102 @@ class Row:
     def from_plain(cls, plain: dict[str, Any]) -> "Row":
         """The row that `plain` was made from."""
         names = {column.name for column in fields(Scores)}
-        scores = Scores(**{name: plain[name] for name in names})
+        scores = Scores(**{name: plain[name] for name in names & plain.keys()})
         return cls(scores=scores, **{name: value for name, value in plain.items() if name not in names})
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What all rows are compared with: the real images, the teacher's samples, and an independent batch of them."""
+    """What all rows are compared with: the teacher's samples, an independent batch of them, and real images if any."""
 
-    classifier: TrainedClassifier
-    real: OtherFeatures
+    space: FeatureSpace
+    real: OtherFeatures | None
     noise: Latents
     """The evaluation noises."""
     paired: Latents
     """The teacher's samples from them."""
     labels: Labels
-    reference: Moments
+    conditions: Conditions
+    """What labels ask for."""
+    reference: Features
+    """Of the teacher's independent batch."""
     floor: float
-    real_floor: float
+    real_floor: float | None
     """The Fréchet distance of one half of the real images to the other, mean over halvings."""
+    pictures: bool
+    """Whether states are pictures, whose values end at -1 and 1, and no latents."""
+
+    @functools.cached_property
+    def reference_moments(self) -> Moments:
+        """Of the teacher's independent batch."""
+        return moments_of(self.reference)
 
     def scores(self, images: Latents) -> Scores:
         """The scores of images that were made from the evaluation noises."""
-        features, predicted = self.classifier.features(images)
-        moments, count = moments_of(features), min(len(self.real), len(features))
+        scores, predicted = self._measured(images)
+        seen = None if predicted is None else float((predicted == self.labels).float().mean())
+        paired = paired_error(images, self.paired, pictures=self.pictures)
+        return replace(scores, paired_mse=paired, accuracy=seen)
+
+    def scores_of_others(self, images: Latents) -> Scores:
+        """The scores of images from wherever, of which no noise or label is known."""
+        return self._measured(images)[0]
+
+    def _measured(self, images: Latents) -> tuple[Scores, Tensor | None]:
+        """What needs no noises, and the classes that the space sees."""
+        features, predicted = self.space.features(images)
+        others = self.reference if self.real is None else self.real
+        moments, count = moments_of(features), min(len(others), len(features))
         # Balls shrink as a set grows: sets of the same size, the first rows of each, compare alike.
-        precision, recall = precision_recall(self.real[:count], features[:count])
-        return Scores(
-            fd_teacher=frechet_distance(moments, self.reference),
-            fd_real=frechet_distance(moments, moments_of(self.real)),
+        precision, recall = precision_recall(others[:count], features[:count])
+        scores = Scores(
+            fd_teacher=frechet_distance(moments, self.reference_moments),
+            fd_real=None if self.real is None else frechet_distance(moments, moments_of(self.real)),
             fd_floor=self.floor,
-            paired_mse=paired_error(images, self.paired),
+            paired_mse=None,
             precision=precision,
             recall=recall,
-            accuracy=float((predicted == self.labels).float().mean()),
+            accuracy=None,
+            measured_on=self.space.name,
+            against="the teacher's other samples" if self.real is None else "the real images",
         )
+        return scores, predicted
 
 
-def paired_error(images: Latents, paired: Latents) -> float:
-    """Mean squared distance of images to the teacher's from the same noises, pixels cut to [-1, 1]."""
-    return float((images.clamp(-1, 1) - paired.clamp(-1, 1)).square().mean())
+def paired_error(images: Latents, paired: Latents, *, pictures: bool = True) -> float:
+    """Mean squared distance of images to the teacher's from the same noises; pixels are cut to [-1, 1]."""
+    bound = 1.0 if pictures else float("inf")
+    return float((images.clamp(-bound, bound) - paired.clamp(-bound, bound)).square().mean())
 
 
 def make_judge(
-    classifier: TrainedClassifier, real: RealImages, evaluation: TrajectoryBatch, reference: Latents
+    space: FeatureSpace,
+    real: RealImages | None,
+    evaluation: TrajectoryBatch,
+    reference: Latents,
+    *,
+    conditions: Conditions = classes,
+    pictures: bool = True,
 ) -> Judge:
-    """A judge from the real images, the teacher's evaluation trajectories and its independent samples."""
+    """A judge from the teacher's evaluation trajectories, its independent samples, and real images where there are any.
+
+    `conditions` gives what labels ask for, which is themselves for a teacher with classes.
+    """
     paired = evaluation.states[:, -1].float()
-    reference_moments = moments_of(classifier.features(reference)[0])
-    real_features = classifier.features(real)[0]
-    floor = frechet_distance(moments_of(classifier.features(paired)[0]), reference_moments)
+    reference_features = space.features(reference)[0]
+    real_features = None if real is None else space.features(real)[0]
+    floor = frechet_distance(moments_of(space.features(paired)[0]), moments_of(reference_features))
     return Judge(
-        classifier=classifier,
+        space=space,
         real=real_features,
         noise=evaluation.states[:, 0].float(),
         paired=paired,
         labels=evaluation.labels,
-        reference=reference_moments,
+        conditions=conditions,
+        reference=reference_features,
         floor=floor,
-        real_floor=_distance_of_halves(real_features),
+        real_floor=None if real_features is None else _distance_of_halves(real_features),
+        pictures=pictures,
     )
 
 
@@ -143,6 +203,12 @@ def _distance_of_halves(features: OtherFeatures, *, halvings: int = 8) -> float:
     orders = [torch.randperm(len(features), generator=generator) for _ in range(halvings)]
     halves = [(moments_of(features[order[:half]]), moments_of(features[order[half:]])) for order in orders]
     return sum(frechet_distance(*pair) for pair in halves) / halvings
+
+
+def row_of_others(judge: Judge, images: Latents, *, model: str, num_steps: int = 0, nfe: int = 0) -> Row:
+    """Images that are no model's from the evaluation noises, such as those of a store or of a folder."""
+    scores = judge.scores_of_others(images)
+    return Row(model=model, num_steps=num_steps, nfe=nfe, iterations=0, seconds=0.0, scores=scores)
 
 
 def teacher_row(judge: Judge, ode: Ode, *, iterations: int, seconds: float) -> Row:
@@ -159,7 +225,7 @@ def untrained_row(judge: Judge, teacher: Teacher, ode: Ode, *, batch_size: int) 
     device = next(teacher.network.parameters()).device
     images = torch.cat(
         [
-            solve_pf_ode(teacher, x.to(device), label.to(device), ode=ode, kept=ends).x_t[:, -1].cpu()
+            solve_pf_ode(teacher, x.to(device), judge.conditions(label).to(device), ode=ode, kept=ends).x_t[:, -1].cpu()
             for x, label in batches
         ]
     )
@@ -174,7 +240,7 @@ def student_row(
     judge: Judge, student: Student, card: StudentCard, evaluation: TrajectoryBatch, *, batch_size: int
 ) -> tuple[Row, Latents]:
     """A student; `evaluation` holds the teacher's trajectories in the student's kind of state, on its grid."""
-    forced, rolled = run_student(student, evaluation, batch_size=batch_size)
+    forced, rolled = run_student(student, evaluation, batch_size=batch_size, conditions=judge.conditions)
     targets = evaluation.states[:, 1:].float()
     config = student.config
     row = Row(
@@ -199,12 +265,14 @@ def student_row(
 
 
 @torch.no_grad()
-def run_student(student: Student, batch: TrajectoryBatch, *, batch_size: int) -> tuple[States, Trajectory]:
+def run_student(
+    student: Student, batch: TrajectoryBatch, *, batch_size: int, conditions: Conditions = classes
+) -> tuple[States, Trajectory]:
     """(predictions when each step reads the teacher's states, the student's own trajectories), on the CPU."""
     device = student.tau.device
     forced, rolled = [], []
     for states, label in zip(batch.states.split(batch_size), batch.labels.split(batch_size), strict=True):
-        states, label = states.to(device).float(), label.to(device)
-        forced.append(student(states[:, :-1], label).cpu())
-        rolled.append(sample(student, states[:, 0], condition=label).cpu())
+        states, condition = states.to(device).float(), conditions(label).to(device)
+        forced.append(student(states[:, :-1], condition).cpu())
+        rolled.append(sample(student, states[:, 0], condition=condition).cpu())
     return torch.cat(forced), torch.cat(rolled)

@@ -7,12 +7,6 @@ from ard.file_kinds import WeightFiles, kind_of_weights, weight_files
 
 INDEX = "model_index.json"
 
-BAD_FILES = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(RuntimeError, AssertionError, MemoryError),
-)
-"""What the libraries raise for a configuration or for weights that they cannot use, SafetensorError apart."""
-
 
 def component_folder(folder: Path, name: str) -> Path:
     """The component `name`, such as vae: the sub-folder of a whole pipeline's folder, or `folder` itself."""
@@ -33,6 +27,8 @@ def telling(files: WeightFiles) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of a library in one line of at most 200 characters."""
+    """An error of a library in one line of at most 200 characters; PyTorch's own advice is to run what a file holds."""
+    if "Weights only load failed" in str(error):
+        return "its weights hold more than tensors, and code is never run"
     lines = [line.strip(" .") for line in str(error).splitlines() if line.strip(" .")]
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -115,7 +115,7 @@ def verdict(results: Results, claim: Claim, recipe: Recipe, depth: int, *, num: 
     better, worse = ([claim.metric.sign * value for value in side] for side in values)
     word = "**yes**" if max(better) < min(worse) else "**no**" if min(better) > max(worse) else "≈"
     means = [fmean(side) for side in values]
-    if abs(means[0] - means[1]) < _resolution(claim.metric, means[0], floor=results.floor, num=num):
+    if abs(means[0] - means[1]) < _resolution(claim.metric, means[0], floor=results.scores.fd_floor, num=num):
         word = "≈"
     digits = 2 if claim.metric is Metric.DISTANCE else 3
     return f"{word} {means[0]:.{digits}f}, {means[1]:.{digits}f}"
@@ -146,8 +146,9 @@ def _introduction(results: Results, facts: dict[str, Any]) -> str:
         "8 x 8 digits; every student of a table has the same trajectories and number of updates, and its arm's own "
         "learning rate, tuned on separate trajectories. FD is the Fréchet "
         "distance on the features of a small classifier, not FID: FD teacher is to an independent batch of the "
-        f"teacher's samples, and its noise floor (teacher against teacher) is **{results.floor:.2f}**; FD real is to "
-        "the real images. Paired MSE is to the teacher's sample from the same noise. Mean over the training seeds, ± "
+        "teacher's samples, and its noise floor (teacher against teacher) is "
+        f"**{results.scores.fd_floor:.2f}**; FD real is to the real images. "
+        "Paired MSE is to the teacher's sample from the same noise. Mean over the training seeds, ± "
         f"half their range.\n\n- machine: {machine}\n{told}"
     )
 

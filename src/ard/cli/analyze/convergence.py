@@ -17,6 +17,7 @@ from ard.analysis.convergence import (
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
+from ard.evaluation.feature_space import FeatureKind
 from ard.figures import require_matplotlib
 from ard.outputs import Outputs
 from ard.progress import progress_bar
@@ -44,6 +45,10 @@ class Convergence:
     """Folder of the teacher; None: where the first student says."""
     references: Path | None = None
     """Folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
+    features: FeatureKind | None = None
+    """What distances are measured on; see ard evaluate."""
+    real: Path | None = None
+    """Real images to compare with; see ard evaluate."""
     num: int = 1500
     """Images per checkpoint."""
     json: Path | None = None
@@ -66,6 +71,8 @@ class Convergence:
             num=self.num,
             batch_size=self.batch_size,
             device=self.device,
+            features=self.features,
+            real=self.real,
         )
         found = [kept_checkpoints(folder) for folder in self.student]
         if self.dry_run:

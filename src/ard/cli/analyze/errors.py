@@ -15,6 +15,7 @@ from ard.analysis.errors import (
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
+from ard.evaluation.feature_space import FeatureKind
 from ard.figures import require_matplotlib
 from ard.outputs import Outputs
 from ard.progress import progress_bar
@@ -42,6 +43,10 @@ class Errors:
     """Folder of the teacher; None: where the first student says."""
     references: Path | None = None
     """Folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
+    features: FeatureKind | None = None
+    """What distances are measured on; see ard evaluate."""
+    real: Path | None = None
+    """Real images to compare with; see ard evaluate."""
     num: int = 1500
     """Images per student and k."""
     json: Path | None = None
@@ -64,6 +69,8 @@ class Errors:
             num=self.num,
             batch_size=self.batch_size,
             device=self.device,
+            features=self.features,
+            real=self.real,
         )
         if self.dry_run:
             return print_plan(compared.plan())

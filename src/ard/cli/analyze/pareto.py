@@ -12,11 +12,12 @@ from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
 from ard.devices import DeviceName
 from ard.errors import require_at_least
+from ard.evaluation.evaluate import Judge
+from ard.evaluation.feature_space import FeatureKind
 from ard.figures import require_matplotlib
 from ard.outputs import Outputs
 from ard.progress import progress_bar
-from ard.references import EVALUATION_SEED, prepare_comparison
-from ard.teacher import noise_for_seeds
+from ard.references import prepare_comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,10 @@ class Pareto:
     """Folder of the teacher; None: where the first student says."""
     references: Path | None = None
     """Folder for the classifier and the teacher's batches; None: evaluation/ in the teacher's folder."""
+    features: FeatureKind | None = None
+    """What distances are measured on; see ard evaluate."""
+    real: Path | None = None
+    """Real images to compare with; see ard evaluate."""
     num: int = 1500
     """Images per model for the scores."""
     json: Path | None = None
@@ -65,6 +70,8 @@ class Pareto:
             num=self.num,
             batch_size=self.batch_size,
             device=self.device,
+            features=self.features,
+            real=self.real,
         )
         machine = {**machine_facts(compared.device), "batch_size": self.batch_size, "rounds": self.rounds}
         if self.dry_run:
@@ -92,16 +99,15 @@ class Pareto:
         comparison = prepare_comparison(self.student, compared.teacher, compared.references, device=compared.device)
         with progress_bar(len(self.student), "scores", unit="run") as bar:
             models = evaluated_models(comparison, compared.teacher, batch_size=self.batch_size, progress=bar.update)
-        latencies = self._latencies(models, compared)
+        latencies = self._latencies(models, comparison.judge, compared)
         return [
             Point(rows=model.rows, macs=model.macs, latency=latency)
             for model, latency in zip(models, latencies, strict=True)
         ]
 
-    def _latencies(self, models: list[Model], compared: Compared) -> list[Latency]:
-        network, seeds = compared.cards[0].network, range(EVALUATION_SEED, EVALUATION_SEED + self.batch_size)
-        noise = noise_for_seeds(seeds, (network.channels, network.latent_size, network.latent_size))
-        noise, label = noise.to(compared.device), (torch.tensor(seeds) % network.num_classes).to(compared.device)
-        draws = [partial(model.draw, noise, label) for model in models]
+    def _latencies(self, models: list[Model], judge: Judge, compared: Compared) -> list[Latency]:
+        rows = torch.arange(self.batch_size) % len(judge.noise)
+        noise, condition = judge.noise[rows].to(compared.device), judge.conditions(judge.labels[rows])
+        draws = [partial(model.draw, noise, condition.to(compared.device)) for model in models]
         with progress_bar(len(draws) * (self.rounds + 1), "latency", unit="batch") as bar:
             return measure_latencies(draws, rounds=self.rounds, device=compared.device, progress=bar.update)
