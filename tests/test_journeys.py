@@ -47,7 +47,7 @@ def ard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.syspath_prepend(ROOT / "docs" / "journeys")
 
     def call(*words: object) -> None:
-        assert cli.run([*map(str, words), "--device", "cpu"]) == 0, capsys.readouterr().err
+        assert cli.run([*map(str, words)]) == 0, capsys.readouterr().err
 
     return call
 

@@ -64,9 +64,10 @@ def main() -> None:
     average = train_denoiser(network, predict, encoded(vae, pictures), iterations=options.iterations)
     for block in average.transformer_blocks[1:]:
         block.norm1.emb = copy.deepcopy(average.transformer_blocks[0].norm1.emb)  # Files hold no tensor twice.
-    DiTPipeline(average, vae, DDIMScheduler(clip_sample=False), dict(enumerate(NAMES))).save_pretrained(
-        options.out / "digits-pipeline"
-    )
+    names = dict(enumerate(NAMES))
+    pipeline = DiTPipeline(average, vae, DDIMScheduler(clip_sample=False), names)
+    pipeline.register_to_config(id2label=names)  # Otherwise the names are not saved.
+    pipeline.save_pretrained(options.out / "digits-pipeline")
 
 
 if __name__ == "__main__":
