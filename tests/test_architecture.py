@@ -23,7 +23,7 @@ ROWS: tuple[set[str], ...] = (
     {"spacing", "vp_table"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks", "places"},
     {"models", "outputs"},
-    {"sharded"},
+    {"sharded", "reference"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts", "origin"},
     {"losses", "sampling", "pictures", "latents", "decoding", "pipeline_inputs"},
