@@ -19,6 +19,7 @@ from ard.evaluation.classifier import (
     new_classifier,
 )
 from ard.evaluation.evaluate import Conditions
+from ard.evaluation.feature_pass import evenly_spread
 from ard.evaluation.feature_space import FeatureKind, FeatureSpace, StateFeatures, TeacherFeatures
 from ard.models.transformer import TransformerConfig
 from ard.models.weights import save_model
@@ -28,6 +29,7 @@ from ard.training.loop import TrainConfig, train
 from ard.training.randomness import batch_ids
 from ard.training.real_set import open_real_set
 from ard.trajectories.manifest import Manifest
+from ard.types import Labels
 
 MOST_REAL = 10_000  # Real images of a path that are compared with.
 
@@ -50,19 +52,19 @@ def real_data(teacher: Teacher, manifest: Manifest, path: Path | None) -> RealDa
     if path is None:
         return RealData(teacher.data, load_data(teacher.data)) if teacher.data is not None else None
     real = open_real_set(path, manifest)
-    rows = some_of(len(real.labels), MOST_REAL)
+    rows = some_of(real.labels, MOST_REAL)
     images = real.draw(rows, torch.Generator().manual_seed(0)).float()
     name = f"{fingerprint_of(real.identity)} ({len(real.labels)} images)"
     return RealData(name, ImageData(images, real.labels[rows], manifest.num_classes))
 
 
-def some_of(count: int, num: int) -> Rows:
-    """At most `num` of `count` rows, in order: always the same ones, drawn by chance.
+def some_of(labels: Labels, num: int) -> Rows:
+    """At most `num` rows, in order, in which every label has its share: evenly spread over the rows sorted by label.
 
-    An even spread would take one class only from a store whose labels go round.
+    Distances see the shares of classes: an even spread over a store whose labels go round would take one class only.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return order[:num].sort().values
+    order = labels.argsort(stable=True)
+    return order[torch.tensor(evenly_spread(len(order), num))].sort().values
 
 
 def make_space(

@@ -266,13 +266,13 @@ def images_of_store(store: Path, *, num: int) -> Latents:
     """The last states of at most `num` trajectories of a store."""
     manifest, _ = load_manifest(store)
     reader = TrajectoryReader(store, state=manifest.states[0], num_steps=1)
-    return reader.read(some_of(manifest.num, num)).states[:, -1].float()
+    return reader.read(some_of(reader.labels, num)).states[:, -1].float()
 
 
 def images_of_pictures(path: Path, manifest: Manifest, *, num: int) -> Latents:
     """At most `num` of the pictures or encoded latents at a path, in the trajectories' kind of state."""
     found = open_real_set(path, manifest)
-    rows = some_of(len(found.labels), num)
+    rows = some_of(found.labels, num)
     return found.draw(rows, torch.Generator().manual_seed(0)).float()
 
 
