@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ard.condition import Condition, Prompts, padded
 from ard.config import fingerprint_of, to_plain
@@ -17,7 +19,6 @@ from ard.evaluation.classifier import (
     new_classifier,
 )
 from ard.evaluation.evaluate import Conditions
-from ard.evaluation.feature_pass import evenly_spread
 from ard.evaluation.feature_space import FeatureKind, FeatureSpace, StateFeatures, TeacherFeatures
 from ard.models.transformer import TransformerConfig
 from ard.models.weights import save_model
@@ -31,6 +32,9 @@ from ard.trajectories.manifest import Manifest
 MOST_REAL = 10_000  # Real images of a path that are compared with.
 
 
+Rows = Int[Tensor, " row"]
+
+
 class RealData(NamedTuple):
     """Real images in the teacher's kind of state, and what they are called."""
 
@@ -41,15 +45,24 @@ class RealData(NamedTuple):
 def real_data(teacher: Teacher, manifest: Manifest, path: Path | None) -> RealData | None:
     """The images at `path`, or the teacher's data set; None for an imported teacher without a path.
 
-    At most `MOST_REAL` of the images at a path, evenly spread. InputError when they do not fit the trajectories.
+    At most `MOST_REAL` of the images at a path. InputError when they do not fit the trajectories.
     """
     if path is None:
         return RealData(teacher.data, load_data(teacher.data)) if teacher.data is not None else None
     real = open_real_set(path, manifest)
-    rows = torch.tensor(evenly_spread(len(real.labels), MOST_REAL))
+    rows = some_of(len(real.labels), MOST_REAL)
     images = real.draw(rows, torch.Generator().manual_seed(0)).float()
     name = f"{fingerprint_of(real.identity)} ({len(real.labels)} images)"
     return RealData(name, ImageData(images, real.labels[rows], manifest.num_classes))
+
+
+def some_of(count: int, num: int) -> Rows:
+    """At most `num` of `count` rows, in order: always the same ones, drawn by chance.
+
+    An even spread would take one class only from a store whose labels go round.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[:num].sort().values
 
 
 def make_space(
