@@ -53,7 +53,7 @@ OPTIONAL = {
 # Importable only with an optional package, because its classes inherit from the package's.
 NEEDING = {"pipeline": "diffusers"}
 # What the package itself offers; imported when it is asked for, and not before.
-OFFERED = {"pipeline"}
+OFFERED = {"diffusion", "models", "pipeline", "sampling", "students", "teacher", "text"}
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}
 FORBIDDEN_CALLS = {"torch.hub.load", "torch.jit.load", "torch.save", "numpy.fromfile"}
@@ -224,13 +224,29 @@ def test_a_module_that_needs_a_package_says_so_in_one_line(module: str, monkeypa
 
 
 def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
-    script = "import ard, sys; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)), hasattr(ard, 'other'))"
+    """Python's own modules and the package's `__init__`, and no other: no torch, numpy or diffusers."""
+    script = """
+import sys
+before = set(sys.modules)
+import ard
+dir(ard), ard.__version__, hasattr(ard, "other")
+packages = {name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(packages, [name for name in sys.modules if name.startswith("ard.")])
+"""
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.stdout == "[] False\n", result.stderr
+    assert result.stdout == "{'ard'} []\n", result.stderr
 
 
-def test_the_package_offers_the_pipeline() -> None:
-    assert ard.ARDPipeline.__module__ == "ard.pipeline"
+@pytest.mark.parametrize("name", sorted(set(ard.__all__) - {"__version__"}))
+def test_the_package_offers_a_name_to_programs_and_to_type_checkers_alike(name: str) -> None:
+    assert name in dir(ard)
+    offered = getattr(ard, name)
+    assert f"{offered.__module__}.{offered.__name__}" in set(imported(parsed(SOURCE / "__init__.py")))
+
+
+def test_a_name_that_the_package_does_not_offer_is_refused_with_those_that_it_does() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'load_studnet'; it offers .*load_student"):
+        _ = ard.load_studnet
 
 
 @pytest.mark.parametrize("package", OPTIONAL)

@@ -5,7 +5,7 @@ and the tests hold them to this page. Not on it: the network's own layers, and w
 
     mu   [x_tau_S, ..., x_tau_0]   a trajectory, the noise first: batch, S + 1, channel, height, width
     x    [x_tau_S, ..., x_tau_s]   the states so far, on the same axes
-    S, N, P, c                     steps, blocks with history, tokens per state, condition (class or text)
+    S, N, P, c                     steps (here: those in x), blocks with history, tokens per state, class or text
 
 Steps count up from the noise: position i of an axis "step" is the paper's s = S - i.
 """
