@@ -4,7 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ ROWS: tuple[set[str], ...] = (
     {"spacing", "vp_table"},
     {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks", "places"},
     {"models", "outputs"},
-    {"sharded"},
+    {"sharded", "reference"},
     {"teacher", "datasets", "text"},
     {"students", "trajectories", "published", "prompts", "origin"},
     {"losses", "sampling", "pictures", "latents", "decoding", "pipeline_inputs"},
@@ -53,7 +53,7 @@ OPTIONAL = {
 # Importable only with an optional package, because its classes inherit from the package's.
 NEEDING = {"pipeline": "diffusers"}
 # What the package itself offers; imported when it is asked for, and not before.
-OFFERED = {"pipeline"}
+OFFERED = {"diffusion", "models", "pipeline", "sampling", "students", "teacher", "text"}
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}
 FORBIDDEN_CALLS = {"torch.hub.load", "torch.jit.load", "torch.save", "numpy.fromfile"}
@@ -91,20 +91,25 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_imports(path: Path) -> set[str]:
+def own_imports(tree: ast.Module) -> set[str]:
     """The first parts of the ard modules that a module imports; the package itself has none."""
-    names = (name.split(".") for name in imported(parsed(path)))
+    names = (name.split(".") for name in imported(tree))
     return {name[1] for name in names if name[0] == "ard" and len(name) > 1 and not name[1].startswith("__v")}
+
+
+def wrong_imports(module: str, tree: ast.Module) -> list[str]:
+    """What a module such as models.student imports from its own row or from one below."""
+    own = module.split(".", maxsplit=1)[0]
+    return sorted(name for name in own_imports(tree) if name != own and place(name) >= place(module))
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)
 def test_imports_point_one_way(path: Path) -> None:
     module = dotted(path)
     if not module:
-        assert own_imports(path) == OFFERED, "the package offers what it says, and nothing else"
+        assert own_imports(parsed(path)) == OFFERED, "the package offers what it says, and nothing else"
         return
-    own = module.split(".")[0]
-    wrong = [name for name in own_imports(path) if name != own and place(name) >= place(module)]
+    wrong = wrong_imports(module, parsed(path))
     assert not wrong, f"ard.{module} must not import {wrong}"
 
 
@@ -114,22 +119,51 @@ def test_every_module_stands_in_the_table_once_and_every_entry_is_a_module() -> 
     assert sorted(listed) == sorted(there)
 
 
-def test_the_table_would_find_an_import_in_the_wrong_direction() -> None:
-    assert place("types") < place("models.student") < place("training.loop") == place("evaluation.metrics")
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        ("models.student", "from ard.training.loop import train", ["training"]),
+        ("models.student", "import ard.training.loop", ["training"]),
+        ("models.student", "def late():\n    from ard import cli", ["cli"]),
+        ("types", "import torch\nfrom ard.files import read_json", ["files"]),
+        ("training.loop", "from ard.evaluation.evaluate import evaluate", ["evaluation"]),  # The same row.
+        ("evaluation.metrics.frechet", "from ard.training import state", ["training"]),
+        ("models.student", "from ard.models.layers import Block\nfrom ard.types import Latents", []),
+        ("cli.sample", "from ard.students import load_student\nfrom ard.cli.options import print_plan", []),
+    ],
+)
+def test_an_import_in_the_wrong_direction_is_found(module: str, source: str, found: list[str]) -> None:
+    assert wrong_imports(module, ast.parse(source)) == found
 
 
 def test_packages_have_no_cycles() -> None:
-    imports = {f"ard.{dotted(path)}".rstrip("."): set(imported(parsed(path))) for path in modules()}
+    assert cycle_in({f"ard.{dotted(path)}".rstrip("."): set(imported(parsed(path))) for path in modules()}) == []
+
+
+def test_a_cycle_is_found() -> None:
+    imports = {
+        "ard.types": {"torch.Tensor"},
+        "ard.models": {"ard.models.student.Student"},
+        "ard.models.student": {"ard.models.layers.Block", "ard.types.Latents"},
+        "ard.models.layers": {"ard.types.Latents"},
+    }
+    assert cycle_in(imports) == []
+    imports["ard.models.layers"].add("ard.models.student.Student")
+    assert {"ard.models.student", "ard.models.layers"} <= set(cycle_in(imports))
+    assert "ard.types" not in cycle_in(imports)
+
+
+def cycle_in(imports: dict[str, set[str]]) -> list[str]:
+    """The modules that are in a cycle of imports or import one; none when there is no cycle."""
     graph = {
         module: {
             other for other in imports if other != module and any(own_part(name, other, imports) for name in names)
         }
         for module, names in imports.items()
     }
-    while graph:
-        free = {module for module, needed in graph.items() if not needed & graph.keys()}
-        assert free, f"a cycle among {sorted(graph)}"
+    while free := {module for module, needed in graph.items() if not needed & graph.keys()}:
         graph = {module: needed for module, needed in graph.items() if module not in free}
+    return sorted(graph)
 
 
 def own_part(name: str, module: str, known: dict[str, set[str]]) -> bool:
@@ -190,13 +224,29 @@ def test_a_module_that_needs_a_package_says_so_in_one_line(module: str, monkeypa
 
 
 def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
-    script = "import ard, sys; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)), hasattr(ard, 'other'))"
+    """Python's own modules and the package's `__init__`, and no other: no torch, numpy or diffusers."""
+    script = """
+import sys
+before = set(sys.modules)
+import ard
+dir(ard), ard.__version__, hasattr(ard, "other")
+packages = {name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(packages, [name for name in sys.modules if name.startswith("ard.")])
+"""
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.stdout == "[] False\n", result.stderr
+    assert result.stdout == "{'ard'} []\n", result.stderr
 
 
-def test_the_package_offers_the_pipeline() -> None:
-    assert ard.ARDPipeline.__module__ == "ard.pipeline"
+@pytest.mark.parametrize("name", sorted(set(ard.__all__) - {"__version__"}))
+def test_the_package_offers_a_name_to_programs_and_to_type_checkers_alike(name: str) -> None:
+    assert name in dir(ard)
+    offered = getattr(ard, name)
+    assert f"{offered.__module__}.{offered.__name__}" in set(imported(parsed(SOURCE / "__init__.py")))
+
+
+def test_a_name_that_the_package_does_not_offer_is_refused_with_those_that_it_does() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'load_studnet'; it offers .*load_student"):
+        _ = ard.load_studnet
 
 
 @pytest.mark.parametrize("package", OPTIONAL)
@@ -218,16 +268,48 @@ def python_files() -> list[Path]:
     ]
 
 
+def full_names(tree: ast.Module) -> dict[str, str]:
+    """What the names of a module stand for that it has from imports, such as np for numpy, load for torch.load."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the full dotted name of what is called."""
+    names = full_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            yield f"{names.get(first, first)}{dot}{rest}", node
+
+
 def called(tree: ast.Module) -> set[str]:
-    """The dotted names that are called, np written as numpy."""
-    names = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    return {name.replace("np.", "numpy.", 1) if name.startswith("np.") else name for name in names}
+    """The dotted names that are called."""
+    return {name for name, _ in calls(tree)}
 
 
 def unsafe_loads(tree: ast.Module) -> list[str]:
     """Calls of torch.load that might run code: only a literal weights_only=True cannot."""
-    loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+    loads = [node for name, node in calls(tree) if name == "torch.load"]
     return [ast.unparse(node) for node in loads if "weights_only=True" not in map(ast.unparse, node.keywords)]
+
+
+def dangers(tree: ast.Module, *, may_import: Collection[str] = (), may_call: Collection[str] = ()) -> list[str]:
+    """What may unpickle or download: imports, calls and arguments."""
+    packages = {name.split(".")[0] for name in imported(tree)} & (UNPICKLING | DOWNLOADING)
+    arguments = [node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
+    forbidden = called(tree) & FORBIDDEN_CALLS
+    return [
+        *sorted(packages.difference(may_import)),
+        *unsafe_loads(tree),
+        *sorted(forbidden.difference(may_call)),
+        *arguments,
+    ]
 
 
 def test_the_rule_about_loading_wants_the_literal() -> None:
@@ -241,21 +323,33 @@ def test_the_rule_about_loading_wants_the_literal() -> None:
         assert unsafe_loads(ast.parse(call)) == ([] if call == safe else [call])
 
 
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def late():\n    import pickle", ["pickle"]),
+        ("from urllib.request import urlopen", ["urllib"]),
+        ("import huggingface_hub", ["huggingface_hub"]),
+        ("import torch\ntorch.load(path)", ["torch.load(path)"]),
+        ("from torch import load\nload(path)", ["load(path)"]),
+        ("import torch as t\nt.load(path, weights_only=False)", ["t.load(path, weights_only=False)"]),
+        ("import torch\ntorch.save(x, path)", ["torch.save"]),
+        ("from torch.hub import load\nload('x')", ["torch.hub.load"]),
+        ("import numpy as np\nnp.load(path, allow_pickle=False)", ["allow_pickle"]),
+        ("import torch\nfrom safetensors.torch import load\nload(data)", []),
+    ],
+)
+def test_what_unpickles_or_downloads_is_found(source: str, found: list[str]) -> None:
+    assert dangers(ast.parse(source)) == found
+
+
 def test_nothing_is_unpickled_or_downloaded() -> None:
     files = python_files()
     assert SOURCE.name == "ard"
     assert len(files) > 30
     for path in files:
-        tree = parsed(path)
-        packages = {name.split(".")[0] for name in imported(tree)}
-        forbidden = UNPICKLING | DOWNLOADING - ({"huggingface_hub"} if path == SOURCE / "published/hub.py" else set())
-        assert not packages & forbidden, f"{path} imports {packages & forbidden}"
-        assert not unsafe_loads(tree), f"{path} calls {unsafe_loads(tree)}"
-        writes_for_a_test = {"torch.save"} if path.is_relative_to(REPOSITORY / "tests") else set()
-        forbidden = called(tree) & (FORBIDDEN_CALLS - writes_for_a_test)
-        assert not forbidden, f"{path} calls {forbidden}"
-        allowed = [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
-        assert not allowed, f"{path} may unpickle an array"
+        may_import = {"huggingface_hub"} if path == SOURCE / "published/hub.py" else set()
+        may_call = {"torch.save"} if path.is_relative_to(REPOSITORY / "tests") else set()
+        assert not dangers(parsed(path), may_import=may_import, may_call=may_call), path
 
 
 def draws_in_place(tree: ast.Module) -> list[str]:

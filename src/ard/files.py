@@ -91,7 +91,7 @@ def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
     name = "*" if of is None else glob.escape(_short(of))
     for aside in folder.glob(f".{name}.{_HOST}.*.tmp"):
         writer = aside.suffixes[-2].lstrip(".")
-        if not writer.isdigit() or _is_running(int(writer)):
+        if not writer.isdigit() or _is_being_written(aside, int(writer)):
             continue
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -199,6 +199,26 @@ def _is_deeper(value: Any, depth: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _is_being_written(aside: Path, writer: int) -> bool:
+    """Whether the process that writes `aside` still runs; a later one may have got its number, as in containers."""
+    if not _is_running(writer):
+        return False
+    try:
+        return aside.stat().st_mtime >= _start_of(writer) - 1  # A second, because clocks are read in ticks.
+    except FileNotFoundError:  # Another rank has removed it just now.
+        return False
+
+
+def _start_of(process: int) -> float:
+    """When a process was started, as files are dated; 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    except (OSError, StopIteration):
+        return 0.0
+    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _is_running(process: int) -> bool:

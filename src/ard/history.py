@@ -6,7 +6,7 @@ Steps are in generation order: step 0 reads the noise. The paper counts down, s 
 from enum import StrEnum
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -52,14 +52,6 @@ class HistoryAttention(StrEnum):
 
     SHARED = "shared"  # The paper: one softmax over the step's own keys and the history's.
     GATED = "gated"  # A softmax of its own over the history's keys, added through a gate that starts at zero.
-
-
-def block_mask(mask: HistoryMask, *, num_steps: int, num_tokens: int) -> Bool[Tensor, "query key"]:
-    """Figure 3b as a dense matrix over all tokens, True where a query may read. For tests and pictures only."""
-    steps = torch.eye(num_steps, dtype=torch.bool)
-    for step in range(num_steps):
-        steps[step, list(mask.readable(step))] = True
-    return steps.repeat_interleave(num_tokens, 0).repeat_interleave(num_tokens, 1)
 
 
 def attend(q: Heads, k: Heads, v: Heads, k_history: HistoryHeads, v_history: HistoryHeads, gate: Gate | None) -> Heads:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ard.condition import Condition, Prompts, padded
 from ard.config import fingerprint_of, to_plain
@@ -27,8 +29,12 @@ from ard.training.loop import TrainConfig, train
 from ard.training.randomness import batch_ids
 from ard.training.real_set import open_real_set
 from ard.trajectories.manifest import Manifest
+from ard.types import Labels
 
 MOST_REAL = 10_000  # Real images of a path that are compared with.
+
+
+Rows = Int[Tensor, " row"]
 
 
 class RealData(NamedTuple):
@@ -41,15 +47,24 @@ class RealData(NamedTuple):
 def real_data(teacher: Teacher, manifest: Manifest, path: Path | None) -> RealData | None:
     """The images at `path`, or the teacher's data set; None for an imported teacher without a path.
 
-    At most `MOST_REAL` of the images at a path, evenly spread. InputError when they do not fit the trajectories.
+    At most `MOST_REAL` of the images at a path. InputError when they do not fit the trajectories.
     """
     if path is None:
         return RealData(teacher.data, load_data(teacher.data)) if teacher.data is not None else None
     real = open_real_set(path, manifest)
-    rows = torch.tensor(evenly_spread(len(real.labels), MOST_REAL))
+    rows = some_of(real.labels, MOST_REAL)
     images = real.draw(rows, torch.Generator().manual_seed(0)).float()
     name = f"{fingerprint_of(real.identity)} ({len(real.labels)} images)"
     return RealData(name, ImageData(images, real.labels[rows], manifest.num_classes))
+
+
+def some_of(labels: Labels, num: int) -> Rows:
+    """At most `num` rows, in order, in which every label has its share: evenly spread over the rows sorted by label.
+
+    Distances see the shares of classes: an even spread over a store whose labels go round would take one class only.
+    """
+    order = labels.argsort(stable=True)
+    return order[torch.tensor(evenly_spread(len(order), num))].sort().values
 
 
 def make_space(

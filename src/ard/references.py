@@ -19,9 +19,8 @@ from ard.evaluation.evaluate import (
     teacher_row,
     untrained_row,
 )
-from ard.evaluation.feature_pass import evenly_spread
 from ard.evaluation.feature_space import FeatureKind
-from ard.measuring import make_space, real_data
+from ard.measuring import make_space, real_data, some_of
 from ard.models.student import StateKind, Student
 from ard.processes import working_in
 from ard.progress import progress_bar
@@ -264,16 +263,16 @@ def compare_teacher(
 
 
 def images_of_store(store: Path, *, num: int) -> Latents:
-    """The last states of at most `num` trajectories of a store, evenly spread."""
+    """The last states of at most `num` trajectories of a store."""
     manifest, _ = load_manifest(store)
     reader = TrajectoryReader(store, state=manifest.states[0], num_steps=1)
-    return reader.read(torch.tensor(evenly_spread(manifest.num, num))).states[:, -1].float()
+    return reader.read(some_of(reader.labels, num)).states[:, -1].float()
 
 
 def images_of_pictures(path: Path, manifest: Manifest, *, num: int) -> Latents:
-    """At most `num` of the pictures or encoded latents at a path, evenly spread, in the trajectories' kind of state."""
+    """At most `num` of the pictures or encoded latents at a path, in the trajectories' kind of state."""
     found = open_real_set(path, manifest)
-    rows = torch.tensor(evenly_spread(len(found.labels), num))
+    rows = some_of(found.labels, num)
     return found.draw(rows, torch.Generator().manual_seed(0)).float()
 
 

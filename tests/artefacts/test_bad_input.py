@@ -244,7 +244,8 @@ class TestFullDisk:
         self, toys: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         monkeypatch.setattr(os, "fsync", full_disk)
-        assert "No space left on device" in refused("sample", "--student", toys / "student", "--out", tmp_path / name)
+        options = ["--student", toys / "student", "--overwrite", "--out", tmp_path / name]
+        assert "No space left on device" in refused("sample", *options)
 
     def test_a_store_that_grows(
         self, workspace: Path, refused: Refused, collect_options: list[object], monkeypatch: pytest.MonkeyPatch

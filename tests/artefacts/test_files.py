@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(
     assert gone != stays
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [stays]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the start of a process in /proc")
+def test_a_leftover_is_older_than_the_process_that_has_its_writers_number_now(
+    tmp_path: Path, leftover: Callable[[Path, int], Path]
+) -> None:
+    old = leftover(tmp_path, os.getpid())
+    os.utime(old, (10**9, 10**9))
+    remove_leftovers(tmp_path)
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("name", [".cache.tmp", ".file.name.tmp", "visible.json.1.tmp", "file"])

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ard.datasets import load_data
 from ard.evaluation.feature_space import StateFeatures, TeacherFeatures
+from ard.measuring import some_of
+from ard.models.student import StateKind
 from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, load_teacher_card, save_teacher
+from ard.trajectories.reader import TrajectoryReader
 
 Made = Callable[..., str]
 CPU = torch.device("cpu")
@@ -88,6 +91,10 @@ def test_a_teacher_a_store_and_pictures_are_measured_alike(
     rows = rows_of(tmp_path / "store.json")
     assert rows.keys() == {"teacher-4", "untrained-1", "untrained-2", "untrained-4", "store-0", "pictures-0"}
     assert rows["store-0"]["fd_teacher"] < rows["pictures-0"]["fd_teacher"]
+    labels = TrajectoryReader(own / "store", state=StateKind.X_T, num_steps=1).labels
+    assert labels[some_of(labels, 10)].unique(return_counts=True)[1].tolist() == [1] * 10, (
+        "labels go round with the seeds"
+    )
     assert rows["store-0"]["paired_mse"] is None
     references = ["--references", tmp_path / "other"]
     made("evaluate", "--teacher", own / "teacher", *references, *pictures, tmp_path / "teacher.json")

@@ -69,8 +69,8 @@ class Sample:
     labels: str = "all"
     """Labels, such as 0-9 or 3 or 1,4,7: classes, or prompts by their numbers from 0 on; all: every one. Classes also
     by their names, such as cat,dog, where the teacher has them."""
-    seeds: str = ""
-    """Seeds, such as 0-63; empty: 1000000-1000063, or with --prompt as many as there are prompts. An image depends on
+    seeds: str | None = None
+    """Seeds, such as 0-63; None: 1000000-1000063, or with --prompt as many as there are prompts. An image depends on
     its seed and label only. The noise of a seed is the same everywhere: the seeds of the training trajectories (from 0
     on, unless collected otherwise) give noises that the student has seen."""
     text: Path | None = None
@@ -199,8 +199,8 @@ class Sample:
 
     def _seeds(self) -> list[int]:
         """The seeds of --seeds, or as many as there are prompts, so that each has its picture in their order."""
-        if self.seeds or not self.prompt:
-            return parse_seeds(self.seeds or SEEDS)
+        if self.seeds is not None or not self.prompt:
+            return parse_seeds(SEEDS if self.seeds is None else self.seeds)
         first = -(-FIRST_SEED // len(self.prompt)) * len(self.prompt)
         return list(range(first, first + len(self.prompt)))
 
