@@ -37,9 +37,9 @@ def test_larger_seeds_are_refused_before_they_are_counted(text: str) -> None:
         parse_seeds(text)
 
 
-def test_a_sweep_refuses_them() -> None:
+def test_a_sweep_refuses_them(make_teacher: Callable[..., Teacher]) -> None:
     with pytest.raises(InputError, match=f"--seeds 0,{NUM_SEEDS} is {NUM_SEEDS}"):
-        Sweep(trajectories=Path("store"), out=Path("out"), seeds=f"0,{NUM_SEEDS}")._grid()
+        Sweep(trajectories=Path("store"), out=Path("out"), seeds=f"0,{NUM_SEEDS}")._grid(make_teacher())
 
 
 @pytest.mark.parametrize(

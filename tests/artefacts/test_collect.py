@@ -58,7 +58,7 @@ def running(processes: set[int]) -> set[int]:
 
 def wait_until_gone(processes: set[int]) -> None:
     """The processes must end by themselves; those that do not are killed, so that a failure leaves none behind."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60  # One that is just starting notices after it has imported torch.
     while running(processes) and time.monotonic() < until:
         time.sleep(0.05)
     orphans = running(processes)

@@ -24,6 +24,7 @@ from ard.training import teach as teach_module
 from ard.training.adversarial import AdversarialConfig, Adversary, adversarial_loss, real_samples
 from ard.training.collapse import probe_from
 from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
+from ard.training.log import Log
 from ard.training.loop import TrainConfig, train
 from ard.training.teach import teacher_loss
 from ard.trajectories.ahead import ReadAhead
@@ -122,7 +123,7 @@ class Copies(TorchDispatchMode):
 @pytest.fixture
 def _silent_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log and the checkpoint are what reads values back, every now and then."""
-    monkeypatch.setattr(loop._Log, "write", lambda *_: 0.0)
+    monkeypatch.setattr(Log, "write", lambda *_: 0.0)
     monkeypatch.setattr(loop, "save_checkpoint", lambda *_, **__: None)
 
 
