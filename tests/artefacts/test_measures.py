@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.datasets import load_data
 from ard.evaluation.feature_space import StateFeatures, TeacherFeatures
-from ard.measuring import some_of
-from ard.models.student import StateKind
-from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, load_teacher_card, save_teacher
+from ard.evaluation.measuring import some_of
+from ard.images import load_data
+from ard.student.student import StateKind
+from ard.teacher.teacher import Imported, SourceFormat, TeacherCard, load_teacher, load_teacher_card, save_teacher
 from ard.trajectories.reader import TrajectoryReader
 
 Made = Callable[..., str]

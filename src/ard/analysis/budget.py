@@ -10,11 +10,11 @@ from typing import Any
 
 from ard.analysis.flops import forward_macs, student_row, teacher_row
 from ard.analysis.memory import Memory, num_parameters, update_memory
-from ard.models.discriminator import DiscriminatorConfig
-from ard.models.student import StudentConfig
-from ard.models.transformer import TransformerConfig
+from ard.networks.discriminator import DiscriminatorConfig
+from ard.networks.transformer import TransformerConfig
 from ard.presets import DISCRIMINATORS, Preset
-from ard.teacher import Ode
+from ard.student.student import StudentConfig
+from ard.teacher.teacher import Ode
 from ard.training.loop import TrainConfig
 
 TFLOPS = 400.0

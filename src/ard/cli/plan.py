@@ -12,12 +12,12 @@ from ard.analysis.budget import ASSUMPTIONS, TFLOPS, Budget, Workload, budget, h
 from ard.analysis.flops import network_name
 from ard.cli.flops import TERMINAL, JsonPath
 from ard.cli.options import print_plan, to_plain_dict
-from ard.errors import InputError, require_at_least
-from ard.models.transformer import TransformerConfig, named_config
-from ard.outputs import Outputs
+from ard.core.errors import InputError, require_at_least
+from ard.core.outputs import Outputs
+from ard.networks.transformer import TransformerConfig, named_config
 from ard.presets import Preset, find_preset
 from ard.presets.commands import collect_arguments, distill_arguments
-from ard.table import as_text
+from ard.reporting.table import as_text
 
 PARTS = {
     "weights": "weights",
