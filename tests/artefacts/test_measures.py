@@ -134,3 +134,17 @@ def test_states_are_averaged_until_they_are_few() -> None:
     assert torch.equal(small.features(x)[0], x.flatten(1))
     values: Tensor = large.features(torch.ones(2, 4, 32, 32))[0]
     assert values.shape == (2, 4 * 121)
+
+
+def test_a_plan_takes_a_teachers_folder(own: Path, made: Made) -> None:
+    told = made("plan", "--preset", "ard", "--model", own / "teacher", "--tflops", "0.1")
+    card = load_teacher_card(own / "teacher")
+    assert f"states {card.network.channels} x {card.network.latent_size}" in told
+    assert "hours at 0.1 TFLOP/s" in told
+
+
+def test_a_dry_run_on_a_cpu_says_hours_for_that_cpu(own: Path, made: Made, tmp_path: Path) -> None:
+    words = ["distill", "--trajectories", own / "store", "--num-steps", 2, "--out", tmp_path / "x", "--dry-run"]
+    cost = json.loads(made(*words, "--device", "cpu"))["cost"]
+    assert 0 < cost["tflops"] < 20, "a large GPU's are 400"
+    assert cost["hours"]["distill"] == pytest.approx(cost["flop"]["distill"] / cost["tflops"] / 3.6e15, rel=0.06)

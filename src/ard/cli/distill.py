@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ard.analysis.budget import TFLOPS, Workload, budget
+from ard.analysis.budget import Workload, budget, usual_tflops
 from ard.cli.given import Given, names_in, require_beside
 from ard.cli.options import print_plan, tell, to_plain_dict
 from ard.cli.supply import Supply, online, stored
@@ -132,7 +132,7 @@ class Distill:
         real = self._real(supply)
         plan = self._plan(student, supply, grid, origin, real)
         if self.dry_run:
-            cost = budget(self._workload(student, manifest)).plain(TFLOPS)
+            cost = budget(self._workload(student, manifest)).plain(usual_tflops(device))
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan, "student"):
             return print(f"student {self.out} is there already")
