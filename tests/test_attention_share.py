@@ -19,15 +19,15 @@ from ard.analysis.attention import (
     shares_figure,
     shares_summary,
 )
-from ard.diffusion import Diffusion, Solver
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.layers import Attention
-from ard.models.student import Student, StudentConfig
-from ard.reference import attention, block_mask
-from ard.sampling import sample
-from ard.students import StudentCard, build_student, save_student
-from ard.teacher import Guidance, Ode, TeacherRef
-from ard.timegrid import uniform_indices
+from ard.diffusion.process import Diffusion, Solver
+from ard.diffusion.timegrid import uniform_indices
+from ard.networks.dit_layers import Attention
+from ard.student.folder import StudentCard, build_student, save_student
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.reference import attention, block_mask
+from ard.student.sampling import sample
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import Guidance, Ode, TeacherRef
 
 MakeStudent = Callable[..., Student]
 MakeLatents = Callable[..., Tensor]

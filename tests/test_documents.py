@@ -11,8 +11,8 @@ import pytest
 
 import ard
 from ard import cli
-from ard.models.student import Student
-from ard.students import StudentCard, save_student
+from ard.student.folder import StudentCard, save_student
+from ard.student.student import Student
 
 ROOT = Path(__file__).parents[1]
 SMALLER = {

@@ -21,15 +21,15 @@ from ard.analysis.flops import (
     usual_network,
 )
 from ard.cli import run
-from ard.diffusion import Diffusion, Solver
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask
-from ard.marks import marked_json
-from ard.models.student import Prediction, Student, StudentConfig
-from ard.models.transformer import SIZES, Transformer, TransformerConfig
-from ard.sampling import sample
-from ard.students import StudentCard, save_student
-from ard.teacher import Guidance, Teacher, TeacherRef, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.core.marks import marked_json
+from ard.diffusion.process import Diffusion, Solver
+from ard.networks.transformer import SIZES, Transformer, TransformerConfig
+from ard.student.folder import StudentCard, save_student
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import sample
+from ard.student.student import Prediction, Student, StudentConfig
+from ard.teacher.teacher import Guidance, Teacher, TeacherRef, plan_ode, solve_pf_ode
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 DIT_XL = ["--model", "DiT-XL/2"]

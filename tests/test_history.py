@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ard.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
-from ard.reference import attention, block_mask
+from ard.student.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
+from ard.student.reference import attention, block_mask
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 

@@ -16,8 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from ard import cli
-from ard.models.student import StateKind
-from ard.teacher import noise_for_seeds
+from ard.student.student import StateKind
+from ard.teacher.teacher import noise_for_seeds
 from ard.trajectories.reader import TrajectoryReader
 
 pytestmark = [

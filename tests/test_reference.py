@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard import reference
-from ard.diffusion import DiffusionKind
-from ard.history import HistoryAttention, HistoryMask
-from ard.losses import regression_loss
-from ard.models.student import Prediction, StateKind, Student
-from ard.sampling import sample
+from ard.diffusion.process import DiffusionKind
+from ard.methods.losses import regression_loss
+from ard.student import reference
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import sample
+from ard.student.student import Prediction, StateKind, Student
 
 MakeStudent = Callable[..., Student]
 MakeLatents = Callable[..., Tensor]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard import reference
-from ard.diffusion import DiffusionKind
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, Student
-from ard.sampling import continue_trajectory, sample
+from ard.diffusion.process import DiffusionKind
+from ard.student import reference
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import continue_trajectory, sample
+from ard.student.student import Prediction, Student
 
 MakeStudent = Callable[..., Student]
 MakeLatents = Callable[..., Tensor]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ard.diffusion import LEAST_ALPHA, Diffusion, DiffusionKind, ddim_step
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind, Student
-from ard.reference import block_mask
-from ard.sampling import sample
-from ard.teacher import Guidance, Ode, Teacher, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import LEAST_ALPHA, Diffusion, DiffusionKind, ddim_step
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.reference import block_mask
+from ard.student.sampling import sample
+from ard.student.student import Prediction, StateKind, Student
+from ard.teacher.teacher import Guidance, Ode, Teacher, solve_pf_ode
 
 MakeStudent = Callable[..., Student]
 MakeTeacher = Callable[..., Teacher]

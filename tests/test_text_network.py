@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ard import reference
 from ard.analysis.flops import forward_macs
-from ard.condition import Prompts, padded, with_unconditional
-from ard.diffusion import Diffusion, DiffusionKind
-from ard.errors import InputError
-from ard.fast_sampling import FastSampler, Speed, drawing
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.layers import sincos_positions
-from ard.models.lora import add_adapters, merged
-from ard.models.student import Student
-from ard.models.text_layers import CrossAttention
-from ard.models.transformer import TextConfig, Transformer
-from ard.sampling import sample
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
-from ard.training.randomness import generator_for
+from ard.core.errors import InputError
+from ard.core.random import generator_for
+from ard.diffusion.process import Diffusion, DiffusionKind
+from ard.networks.condition import Prompts, padded, with_unconditional
+from ard.networks.dit_layers import sincos_positions
+from ard.networks.pixart_layers import CrossAttention
+from ard.networks.transformer import TextConfig, Transformer
+from ard.student import reference
+from ard.student.fast_sampling import FastSampler, Speed, drawing
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.lora import add_adapters, merged
+from ard.student.sampling import sample
+from ard.student.student import Student
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
 TEXT: dict[str, Any] = {"width": 24, "num_classes": 0, "text": TextConfig(width=6)}
 LENGTHS = (5, 2, 7)

@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ard.diffusion import Diffusion
-    from ard.models.student import Student, StudentConfig
-    from ard.models.transformer import Backbone
+    from ard.diffusion.process import Diffusion
+    from ard.networks.transformer import Backbone
     from ard.pipeline import ARDPipeline
-    from ard.sampling import sample
-    from ard.students import load_student
-    from ard.teacher import Teacher, load_teacher
-    from ard.text import EncodedText
+    from ard.student.folder import load_student
+    from ard.student.sampling import sample
+    from ard.student.student import Student, StudentConfig
+    from ard.teacher.teacher import Teacher, load_teacher
+    from ard.text.encoded import EncodedText
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,15 +32,15 @@ __all__ = [
 ]
 _HOMES = {
     "ARDPipeline": "ard.pipeline",
-    "Backbone": "ard.models.transformer",
-    "Diffusion": "ard.diffusion",
-    "EncodedText": "ard.text",
-    "Student": "ard.models.student",
-    "StudentConfig": "ard.models.student",
-    "Teacher": "ard.teacher",
-    "load_student": "ard.students",
-    "load_teacher": "ard.teacher",
-    "sample": "ard.sampling",
+    "Backbone": "ard.networks.transformer",
+    "Diffusion": "ard.diffusion.process",
+    "EncodedText": "ard.text.encoded",
+    "Student": "ard.student.student",
+    "StudentConfig": "ard.student.student",
+    "Teacher": "ard.teacher.teacher",
+    "load_student": "ard.student.folder",
+    "load_teacher": "ard.teacher.teacher",
+    "sample": "ard.student.sampling",
 }
 
 

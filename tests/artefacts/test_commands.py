@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 import ard
 from ard.cli import COMMANDS
 from ard.cli.sample_grid import require_one_shape
-from ard.errors import InputError
-from ard.models.student import StateKind
-from ard.models.transformer import SIZES
-from ard.pictures import labelled_sheet, to_pixels
+from ard.core.errors import InputError
+from ard.images.pictures import labelled_sheet, to_pixels
+from ard.networks.transformer import SIZES
 from ard.presets import DISTILL_PRESETS
-from ard.sampling import sample
-from ard.students import load_card, load_student
-from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
+from ard.student.folder import load_card, load_student
+from ard.student.sampling import sample
+from ard.student.student import StateKind
+from ard.teacher.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 
 Made = Callable[..., str]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]

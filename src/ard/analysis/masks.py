@@ -2,10 +2,10 @@
 
 import torch
 
-from ard.errors import InputError
-from ard.figures import BlockGrid, block_grids
-from ard.history import HistoryMask
-from ard.reference import block_mask
+from ard.core.errors import InputError
+from ard.reporting.figures import BlockGrid, block_grids
+from ard.student.history import HistoryMask
+from ard.student.reference import block_mask
 
 MOST_STEPS = 16  # More are illegible side by side.
 LINE_WIDTH = 100

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.layers import Block, FinalLayer
-from ard.models.student import Student
-from ard.models.transformer import vector_of
-from ard.reference import block_mask
-from ard.types import Labels, States
+from ard.core.types import Labels, States
+from ard.networks.dit_layers import Block, FinalLayer
+from ard.networks.transformer import vector_of
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.reference import block_mask
+from ard.student.student import Student
 
 
 def dense_forward(student: Student, states: States, label: Labels) -> States:
