@@ -128,9 +128,12 @@ def _network(preset: Preset, model: str | None) -> TransformerConfig:
         return network
     if Path(model).is_dir():
         return load_teacher_card(Path(model)).network
-    shape = named_config(
-        model, latent_size=network.latent_size, channels=network.channels, num_classes=network.num_classes
-    )
+    try:
+        shape = named_config(
+            model, latent_size=network.latent_size, channels=network.channels, num_classes=network.num_classes
+        )
+    except InputError as error:
+        raise InputError(f"{error}; or a folder, but {model} is no teacher here") from None
     names = ("width", "depth", "num_heads", "patch_size")
     return replace(network, **{name: getattr(shape, name) for name in names})
 
