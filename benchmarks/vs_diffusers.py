@@ -22,15 +22,15 @@ from ard.bench.ceilings import best_flops
 from ard.bench.contenders import random_student
 from ard.bench.measure import Timed, measure_rows, plain_rows, rows_table
 from ard.cli.bench.common import ceilings_for
-from ard.devices import autocast, resolve_device
-from ard.fast_sampling import Speed, drawing
-from ard.files import write_json
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import StudentConfig
-from ard.models.transformer import TransformerConfig
-from ard.published import Choice, read_published
-from ard.table import as_text
-from ard.teacher import Guidance, Ode, Teacher, load_teacher, plan_ode, save_teacher, solve_pf_ode
+from ard.core.devices import autocast, resolve_device
+from ard.core.files import write_json
+from ard.networks.transformer import TransformerConfig
+from ard.reporting.table import as_text
+from ard.student.fast_sampling import Speed, drawing
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import StudentConfig
+from ard.teacher.importers import Choice, read_published
+from ard.teacher.teacher import Guidance, Ode, Teacher, load_teacher, plan_ode, save_teacher, solve_pf_ode
 
 GUIDANCE = Guidance(cfg_scale=1.5, cfg_channels=-1)  # DiTPipeline guides all channels.
 

@@ -31,17 +31,17 @@ from ard.bench.contenders import Batch, random_batch, random_network
 from ard.bench.measure import Timed, measure_rows, plain_rows, rows_table
 from ard.bench.training import update_macs
 from ard.cli.bench.common import ceilings_for, parse_batches
-from ard.devices import autocast, resolve_device
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.fast_sampling import Speed, drawing
-from ard.files import write_json
-from ard.history import HistoryAttention
-from ard.losses import regression_loss
-from ard.models.drawing import draw
-from ard.models.student import Prediction, StateKind, Student, StudentConfig
-from ard.models.transformer import TransformerConfig
-from ard.table import as_text
+from ard.core.devices import autocast, resolve_device
+from ard.core.errors import InputError
+from ard.core.files import write_json
+from ard.diffusion.process import Diffusion
+from ard.methods.losses import regression_loss
+from ard.networks.drawing import draw
+from ard.networks.transformer import TransformerConfig
+from ard.reporting.table import as_text
+from ard.student.fast_sampling import Speed, drawing
+from ard.student.history import HistoryAttention
+from ard.student.student import Prediction, StateKind, Student, StudentConfig
 from ard.training.state import new_state
 
 NUM_STEPS = 4

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from ard.diffusion import Diffusion, DiffusionKind
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.students import StudentCard, build_student
-from ard.teacher import Guidance, Ode, Teacher, TeacherRef
-from ard.timegrid import uniform_indices
+from ard.diffusion.process import Diffusion, DiffusionKind
+from ard.diffusion.timegrid import uniform_indices
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.student.folder import StudentCard, build_student
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import Guidance, Ode, Teacher, TeacherRef
 
 torch.set_num_threads(1)
 

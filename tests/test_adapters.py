@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.models.transformer import Transformer
-from ard.published import Choice, read_published
+from ard.core.errors import InputError
+from ard.networks.transformer import Transformer
+from ard.teacher.importers import Choice, read_published
 
 LABEL, TIMES = torch.tensor([4, 0]), torch.tensor([700, 20])
 TARGETS = ["to_q", "to_out.0", "ff.net.2"]

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ard.diffusion import Diffusion
-from ard.history import HistoryMask
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.sampling import sample
-from ard.teacher import Teacher
-from ard.training.adversarial import AdversarialConfig, Adversary, RealSource, adversarial_loss, real_samples
-from ard.training.collapse import probe_from
-from ard.training.distill import DistillConfig, distill_loss, student_pass
+from ard.diffusion.process import Diffusion
+from ard.methods.adversarial import AdversarialConfig, Adversary, RealSource, adversarial_loss, real_samples
+from ard.methods.collapse import probe_from
+from ard.methods.regression import DistillConfig, distill_loss, student_pass
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.student.history import HistoryMask
+from ard.student.sampling import sample
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import Teacher
 from ard.training.loop import TrainConfig, train
 from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
 

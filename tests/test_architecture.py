@@ -10,50 +10,45 @@ from pathlib import Path
 import pytest
 
 import ard
-from ard.errors import MissingExtraError
+from ard.core.errors import MissingExtraError
 
 SOURCE = Path(ard.__file__).parent
 REPOSITORY = Path(__file__).parents[1]
 
 # Each row may import the rows above it, and a package its own modules.
 ROWS: tuple[set[str], ...] = (
-    {"types", "errors"},
-    {"extras", "draws", "files", "config", "progress", "processes", "ranks", "seeds", "offline", "stopping"},
-    {"devices", "distributed"},
-    {"spacing", "vp_table"},
-    {"diffusion", "timegrid", "history", "kept", "graphs", "condition", "file_kinds", "marks", "places"},
-    {"models", "outputs"},
-    {"sharded"},
-    {"teacher", "datasets", "text"},
-    {"students", "trajectories", "published", "prompts", "origin"},
-    {"losses", "sampling", "pictures", "latents", "decoding", "pipeline_inputs"},
-    {"sample_folder"},
-    {"fast_sampling"},
-    {"training", "evaluation"},
-    {"measuring"},
-    {"presets", "table", "references", "figures", "model_card"},
-    {"report", "analysis", "pipeline", "measured", "exported_text"},
-    {"bench", "export"},
-    {"stages"},
-    {"grids"},
-    {"demo", "sweep"},
-    {"reproduce"},
+    {"core"},
+    {"diffusion", "networks"},
+    {"images"},
+    {"text"},
+    {"teacher"},
+    {"student"},
+    {"trajectories"},
+    {"training"},
+    {"methods"},
+    {"evaluation"},
+    {"presets"},
+    {"reporting"},
+    {"analysis"},
+    {"pipeline"},
+    {"export", "bench"},
+    {"studies"},
     {"cli"},
     {"__main__"},
 )
 OPTIONAL = {
-    "sklearn": "datasets.digits",
-    "matplotlib": "figures",
-    "transformers": "models.huggingface",
-    "diffusers": "models.autoencoder, pipeline",
-    "datasets": "datasets.from_disk",
-    "huggingface_hub": "published.hub",
-    "peft": "models.lora",
+    "sklearn": "images.digits",
+    "matplotlib": "reporting.figures",
+    "transformers": "core.huggingface",
+    "diffusers": "networks.autoencoder, pipeline",
+    "datasets": "images.from_disk",
+    "huggingface_hub": "teacher.importers.hub",
+    "peft": "student.lora",
 }
 # Importable only with an optional package, because its classes inherit from the package's.
 NEEDING = {"pipeline": "diffusers"}
 # What the package itself offers; imported when it is asked for, and not before.
-OFFERED = {"pipeline"}
+OFFERED = {"diffusion", "networks", "pipeline", "student", "teacher", "text"}
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
 DOWNLOADING = {"urllib", "requests", "httpx", "http", "socket", "ftplib", "huggingface_hub", "wget", "aiohttp"}
 FORBIDDEN_CALLS = {"torch.hub.load", "torch.jit.load", "torch.save", "numpy.fromfile"}
@@ -64,7 +59,7 @@ def modules() -> list[Path]:
 
 
 def dotted(path: Path) -> str:
-    """The module's name without the package's, such as models.student; empty for the package itself."""
+    """The module's name without the package's, such as student.student; empty for the package itself."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -74,7 +69,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def place(module: str) -> int:
-    """The row of a module such as models.student."""
+    """The row of a module such as student.student."""
     part = module.split(".", maxsplit=1)[0]
     found = [number for number, row in enumerate(ROWS) if part in row]
     assert len(found) == 1, f"ard.{module} must stand in exactly one row of the table"
@@ -98,7 +93,7 @@ def own_imports(tree: ast.Module) -> set[str]:
 
 
 def wrong_imports(module: str, tree: ast.Module) -> list[str]:
-    """What a module such as models.student imports from its own row or from one below."""
+    """What a module such as student.student imports from its own row or from one below."""
     own = module.split(".", maxsplit=1)[0]
     return sorted(name for name in own_imports(tree) if name != own and place(name) >= place(module))
 
@@ -122,14 +117,14 @@ def test_every_module_stands_in_the_table_once_and_every_entry_is_a_module() -> 
 @pytest.mark.parametrize(
     ("module", "source", "found"),
     [
-        ("models.student", "from ard.training.loop import train", ["training"]),
-        ("models.student", "import ard.training.loop", ["training"]),
-        ("models.student", "def late():\n    from ard import cli", ["cli"]),
-        ("types", "import torch\nfrom ard.files import read_json", ["files"]),
-        ("training.loop", "from ard.evaluation.evaluate import evaluate", ["evaluation"]),  # The same row.
-        ("evaluation.metrics.frechet", "from ard.training import state", ["training"]),
-        ("models.student", "from ard.models.layers import Block\nfrom ard.types import Latents", []),
-        ("cli.sample", "from ard.students import load_student\nfrom ard.cli.options import print_plan", []),
+        ("student.student", "from ard.training.loop import train", ["training"]),
+        ("student.student", "import ard.training.loop", ["training"]),
+        ("student.student", "def late():\n    from ard import cli", ["cli"]),
+        ("core.types", "import torch\nfrom ard.networks.condition import Prompts", ["networks"]),
+        ("export.folder", "from ard.bench.measure import measure", ["bench"]),  # The same row.
+        ("evaluation.metrics.frechet", "from ard.presets import find_preset", ["presets"]),
+        ("student.student", "from ard.networks.dit_layers import Block\nfrom ard.core.types import Latents", []),
+        ("cli.sample", "from ard.student.folder import load_student\nfrom ard.cli.options import print_plan", []),
     ],
 )
 def test_an_import_in_the_wrong_direction_is_found(module: str, source: str, found: list[str]) -> None:
@@ -142,15 +137,15 @@ def test_packages_have_no_cycles() -> None:
 
 def test_a_cycle_is_found() -> None:
     imports = {
-        "ard.types": {"torch.Tensor"},
-        "ard.models": {"ard.models.student.Student"},
-        "ard.models.student": {"ard.models.layers.Block", "ard.types.Latents"},
-        "ard.models.layers": {"ard.types.Latents"},
+        "ard.core.types": {"torch.Tensor"},
+        "ard.networks": {"ard.student.student.Student"},
+        "ard.student.student": {"ard.networks.dit_layers.Block", "ard.core.types.Latents"},
+        "ard.networks.dit_layers": {"ard.core.types.Latents"},
     }
     assert cycle_in(imports) == []
-    imports["ard.models.layers"].add("ard.models.student.Student")
-    assert {"ard.models.student", "ard.models.layers"} <= set(cycle_in(imports))
-    assert "ard.types" not in cycle_in(imports)
+    imports["ard.networks.dit_layers"].add("ard.student.student.Student")
+    assert {"ard.student.student", "ard.networks.dit_layers"} <= set(cycle_in(imports))
+    assert "ard.core.types" not in cycle_in(imports)
 
 
 def cycle_in(imports: dict[str, set[str]]) -> list[str]:
@@ -224,13 +219,29 @@ def test_a_module_that_needs_a_package_says_so_in_one_line(module: str, monkeypa
 
 
 def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
-    script = "import ard, sys; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)), hasattr(ard, 'other'))"
+    """Python's own modules and the package's `__init__`, and no other: no torch, numpy or diffusers."""
+    script = """
+import sys
+before = set(sys.modules)
+import ard
+dir(ard), ard.__version__, hasattr(ard, "other")
+packages = {name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(packages, [name for name in sys.modules if name.startswith("ard.")])
+"""
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.stdout == "[] False\n", result.stderr
+    assert result.stdout == "{'ard'} []\n", result.stderr
 
 
-def test_the_package_offers_the_pipeline() -> None:
-    assert ard.ARDPipeline.__module__ == "ard.pipeline"
+@pytest.mark.parametrize("name", sorted(set(ard.__all__) - {"__version__"}))
+def test_the_package_offers_a_name_to_programs_and_to_type_checkers_alike(name: str) -> None:
+    assert name in dir(ard)
+    offered = getattr(ard, name)
+    assert f"{offered.__module__}.{offered.__name__}" in set(imported(parsed(SOURCE / "__init__.py")))
+
+
+def test_a_name_that_the_package_does_not_offer_is_refused_with_those_that_it_does() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'load_studnet'; it offers .*load_student"):
+        _ = ard.load_studnet
 
 
 @pytest.mark.parametrize("package", OPTIONAL)
@@ -331,7 +342,7 @@ def test_nothing_is_unpickled_or_downloaded() -> None:
     assert SOURCE.name == "ard"
     assert len(files) > 30
     for path in files:
-        may_import = {"huggingface_hub"} if path == SOURCE / "published/hub.py" else set()
+        may_import = {"huggingface_hub"} if path == SOURCE / "teacher/importers/hub.py" else set()
         may_call = {"torch.save"} if path.is_relative_to(REPOSITORY / "tests") else set()
         assert not dangers(parsed(path), may_import=may_import, may_call=may_call), path
 
@@ -352,7 +363,7 @@ def test_the_rule_about_draws_finds_them() -> None:
 
 def test_a_generator_and_a_parameter_of_another_device_do_not_meet() -> None:
     for path in [*modules(), *(REPOSITORY / "benchmarks").glob("*.py")]:
-        assert not draws_in_place(parsed(path)), f"{path}: use ard.models.drawing.draw"
+        assert not draws_in_place(parsed(path)), f"{path}: use ard.networks.drawing.draw"
 
 
 def test_nothing_in_the_package_is_evaluated_from_text() -> None:

@@ -19,14 +19,15 @@ from ard.analysis.attention import (
     shares_figure,
     shares_summary,
 )
-from ard.diffusion import Diffusion, Solver
-from ard.history import HistoryAttention, HistoryMask, block_mask
-from ard.models.layers import Attention
-from ard.models.student import Student, StudentConfig
-from ard.sampling import sample
-from ard.students import StudentCard, build_student, save_student
-from ard.teacher import Guidance, Ode, TeacherRef
-from ard.timegrid import uniform_indices
+from ard.diffusion.process import Diffusion, Solver
+from ard.diffusion.timegrid import uniform_indices
+from ard.networks.dit_layers import Attention
+from ard.student.folder import StudentCard, build_student, save_student
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.reference import attention, block_mask
+from ard.student.sampling import sample
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import Guidance, Ode, TeacherRef
 
 MakeStudent = Callable[..., Student]
 MakeLatents = Callable[..., Tensor]
@@ -49,7 +50,7 @@ def heads(seed: int, tokens: int = 3) -> Tensor:
 def reads(student: Student, step: int, layer: int) -> list[int]:
     """Which steps may be read, from the dense mask."""
     mask = student.config.mask if layer < student.config.history_blocks else DIAGONAL
-    return block_mask(mask, num_steps=student.config.num_steps, num_tokens=1)[step].nonzero().flatten().tolist()
+    return block_mask(mask, S=student.config.num_steps)[step].nonzero().flatten().tolist()
 
 
 @torch.no_grad()
@@ -70,16 +71,10 @@ def dense_shares(student: Student, states: Tensor, label: Tensor) -> Tensor:
         q, k, _ = output.unflatten(-1, (3, 2, -1)).unflatten(0, (batch, num_steps)).permute(3, 0, 4, 1, 2, 5)
         tokens = q.shape[3]
         q, k = q.flatten(2, 3), k.flatten(2, 3)  # batch head step·token e
-        scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         mask = student.config.mask if layer < student.config.history_blocks else DIAGONAL
-        allowed, own = (block_mask(m, num_steps=num_steps, num_tokens=tokens) for m in (mask, DIAGONAL))
-        if layer < student.gated_blocks:
-            gate = student.gates[layer].T.repeat_interleave(tokens, 1).unsqueeze(-1)
-            history = scores.masked_fill(~(allowed & ~own), -torch.inf).softmax(-1).nan_to_num()
-            weights = (scores.masked_fill(~own, -torch.inf).softmax(-1) + gate * history).abs()
-            weights = weights / weights.sum(-1, keepdim=True)
-        else:
-            weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+        gates = student.gates[layer] if layer < student.gated_blocks else None
+        weights = attention(q, k, mask=mask, S=num_steps, gates=gates).abs()
+        weights = weights / weights.sum(-1, keepdim=True)
         parts = weights.unflatten(3, (num_steps, tokens)).sum(-1).unflatten(2, (num_steps, tokens))
         shares.append(parts.mean(dim=(0, 1, 3)))  # step read
     return torch.stack(shares, dim=1)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.decoding import LatentSpace, find_autoencoder, load_decoder
-from ard.errors import InputError, MissingExtraError
-from ard.models.autoencoder import LatentScale, load_autoencoder, read_autoencoder
+from ard.core.errors import InputError, MissingExtraError
+from ard.networks.autoencoder import LatentScale, load_autoencoder, read_autoencoder
+from ard.student.decoding import LatentSpace, find_autoencoder, load_decoder
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -136,13 +136,13 @@ class TestDecode:
         autoencoder = load_autoencoder(autoencoder_folder, CPU)
         latents = torch.randn(2, 4, 24, 20, generator=torch.Generator().manual_seed(1))  # Tiles are 16 latents wide.
         whole = autoencoder.decode(latents)
-        monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 47)
+        monkeypatch.setattr("ard.networks.autoencoder.TILED_ABOVE", 47)
         tiled = autoencoder.decode(latents)
         assert torch.equal(tiled, autoencoder.network.tiled_decode(latents / 0.18215).sample)
         assert not torch.equal(tiled, whole)
         assert tiled.shape == whole.shape
         assert not autoencoder.network.use_tiling
-        monkeypatch.setattr("ard.models.autoencoder.TILED_ABOVE", 48)
+        monkeypatch.setattr("ard.networks.autoencoder.TILED_ABOVE", 48)
         assert torch.equal(autoencoder.decode(latents), whole)
 
     def test_threads_decode_one_after_the_other(

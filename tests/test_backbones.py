@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from ard import cli
-from ard.config import to_plain
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.models import backbones
-from ard.models.backbones import build_network, register_backbone
-from ard.models.discriminator import teacher_features
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.students import load_student
-from ard.teacher import load_teacher
+from ard.core.config import to_plain
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion
+from ard.networks import registry as backbones
+from ard.networks.discriminator import teacher_features
+from ard.networks.registry import build_network, register_backbone
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.student.folder import load_student
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import load_teacher
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add-your-teacher.md").read_text()
 SHAPE = {

@@ -17,10 +17,10 @@ from ard.bench.dense import dense_forward
 from ard.bench.measure import Timed, measure_rows, ratios
 from ard.bench.reading import reading_rate
 from ard.bench.training import update_macs, updates
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
+from ard.core.errors import InputError
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Prediction, StateKind, StudentConfig
 
 CPU = torch.device("cpu")
 KD = StudentConfig(num_steps=1, mask=HistoryMask.DIAGONAL, history_blocks=0)

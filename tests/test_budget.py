@@ -15,16 +15,16 @@ from ard.analysis.budget import Workload, budget, preset_workload, update_macs
 from ard.analysis.flops import network_name, usual_network
 from ard.cli import parse, run
 from ard.cli.collect import Collect
-from ard.diffusion import DiffusionKind
-from ard.errors import InputError
-from ard.losses import regression_loss
-from ard.models.student import Student, StudentConfig
+from ard.core.errors import InputError
+from ard.diffusion.process import DiffusionKind
+from ard.methods.adversarial import Adversary, Samples
+from ard.methods.collapse import Probe
+from ard.methods.losses import regression_loss
+from ard.methods.regression import Pass
 from ard.presets import DISCRIMINATORS, DISTILL_PRESETS, find_preset
-from ard.reproduce.paper import TABLE_1, TABLE_1_ADVERSARIAL, PaperRow
-from ard.teacher import Guidance, Teacher, plan_ode
-from ard.training.adversarial import Adversary, Samples
-from ard.training.collapse import Probe
-from ard.training.distill import Pass
+from ard.student.student import Student, StudentConfig
+from ard.studies.paper.paper import TABLE_1, TABLE_1_ADVERSARIAL, PaperRow
+from ard.teacher.teacher import Guidance, Teacher, plan_ode
 from ard.training.loop import TrainConfig
 
 IMAGENET = find_preset("imagenet256-ard")

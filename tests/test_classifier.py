@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ard.datasets import ImageData, load_data
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.model_folder import save_model
 from ard.evaluation.classifier import (
     FEATURES,
     TrainedClassifier,
@@ -18,7 +18,7 @@ from ard.evaluation.classifier import (
     new_classifier,
     split,
 )
-from ard.models.weights import save_model
+from ard.images import ImageData, load_data
 
 
 def some_data(rows: int = 43) -> ImageData:

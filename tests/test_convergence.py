@@ -28,11 +28,11 @@ from ard.analysis.convergence import (
     load_averaged,
     steps_to_final,
 )
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.evaluate import Row, Scores
-from ard.models.lora import add_adapters
-from ard.models.student import Student
-from ard.students import StudentCard, load_card, load_student, save_student
+from ard.student.folder import StudentCard, load_card, load_student, save_student
+from ard.student.lora import add_adapters
+from ard.student.student import Student
 from ard.training.state import new_state, save_checkpoint
 
 MakeStudent = Callable[..., Student]

@@ -5,8 +5,8 @@ from typing import Any
 
 from ard import cli
 from ard.cli.distill import Distill
-from ard.demo import ARMS, FURTHER_ARMS, DemoConfig, findings, further_students_of, plan, students_of
 from ard.evaluation.evaluate import Row, Scores
+from ard.studies.demo import ARMS, FURTHER_ARMS, DemoConfig, findings, further_students_of, plan, students_of
 
 ADVERSARIAL = DemoConfig(adversarial=True, further_iterations=300)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ard.diffusion import (
+from ard.core.errors import InputError
+from ard.diffusion.process import (
     Diffusion,
     DiffusionKind,
     Extrapolation,
@@ -17,8 +18,7 @@ from ard.diffusion import (
     ddim_step,
     solver_output,
 )
-from ard.errors import InputError
-from ard.spacing import TimeSpacing
+from ard.diffusion.spacing import TimeSpacing
 
 VP, FLOW = DiffusionKind.VP, DiffusionKind.FLOW
 KINDS = (VP, FLOW)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ard.diffusion import Diffusion, DiffusionKind
-from ard.errors import InputError
-from ard.losses import (
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion, DiffusionKind
+from ard.methods.adversarial import judging_times
+from ard.methods.losses import (
     AdversarialForm,
     adversarial_weight,
     approximate_gradient_penalty,
@@ -18,7 +19,7 @@ from ard.losses import (
     generator_loss,
     gradient_penalty,
 )
-from ard.models.discriminator import (
+from ard.networks.discriminator import (
     Discriminator,
     DiscriminatorConfig,
     HeadNorm,
@@ -27,9 +28,8 @@ from ard.models.discriminator import (
     new_discriminator,
     teacher_features,
 )
-from ard.models.transformer import Transformer
+from ard.networks.transformer import Transformer
 from ard.presets import DISCRIMINATORS
-from ard.training.adversarial import judging_times
 
 Make = Callable[..., Transformer]
 AUTHORS = DISCRIMINATORS["authors"].heads

@@ -4,11 +4,15 @@ import json
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import ard
 from ard import cli
+from ard.student.folder import StudentCard, save_student
+from ard.student.student import Student
 
 ROOT = Path(__file__).parents[1]
 SMALLER = {
@@ -45,6 +49,23 @@ def test_the_readmes_pipeline_runs_in_order(
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     models = [row["model"] for row in json.loads((tmp_path / "runs/metrics.json").read_text())["rows"]]
     assert models == ["teacher", "untrained", "ard", "step"]
+
+
+def test_the_guides_example_in_python_runs_on_a_student_in_a_folder(
+    make_carded_student: Callable[..., tuple[Student, StudentCard]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, card = make_carded_student()
+    save_student(tmp_path / "runs/ard", card, student.state_dict())
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "docs/guide.md").read_text().split("\n## From Python\n")[1]
+    exec(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0], {})  # noqa: S102 our own text
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_guide_tells_every_name_that_the_package_offers() -> None:
+    section = (ROOT / "docs/guide.md").read_text().split("\n## From Python\n")[1].split("\n## ")[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("| "))
+    assert set(re.findall(r"`(\w+)(?:\(|`)", table)) >= set(ard.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize("verb", cli.COMMANDS)

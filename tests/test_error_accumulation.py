@@ -21,10 +21,10 @@ from ard.analysis.errors import (
     paired_figure,
 )
 from ard.evaluation.evaluate import Row, Scores
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Student
-from ard.sampling import sample
-from ard.students import load_student
+from ard.student.folder import load_student
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import sample
+from ard.student.student import Student
 from ard.trajectories.reader import TrajectoryBatch, TrajectoryReader
 
 MakeStudent = Callable[..., Student]

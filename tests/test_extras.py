@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ard.errors import BrokenExtraError, MissingExtraError
-from ard.extras import importing
+from ard.core.errors import BrokenExtraError, MissingExtraError
+from ard.core.extras import importing
 
 ABSENT = "raise ModuleNotFoundError(\"No module named 'torchvision'\", name='torchvision')"
 BROKEN = {

@@ -15,14 +15,14 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ard.diffusion import DiffusionKind
-from ard.fast_sampling import FastSampler, Speed, drawing
-from ard.graphs import captured, with_fastest_attention
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.layers import attend_self
-from ard.models.packed import with_packed_weights
-from ard.models.student import Prediction, StateKind, Student
-from ard.sampling import sample
+from ard.core.cuda_graphs import captured, with_fastest_attention
+from ard.diffusion.process import DiffusionKind
+from ard.networks.dit_layers import attend_self
+from ard.student.fast_sampling import FastSampler, Speed, drawing
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.packed_weights import with_packed_weights
+from ard.student.sampling import sample
+from ard.student.student import Prediction, StateKind, Student
 
 MakeStudent = Callable[..., Student]
 MakeLatents = Callable[..., Tensor]
@@ -143,11 +143,11 @@ COMPILED = """
 import functools
 import torch
 from ard.bench.contenders import random_batch, random_network, random_student
-from ard.fast_sampling import FastSampler
-from ard.history import HistoryAttention
-from ard.models.student import StudentConfig
-from ard.models.transformer import named_config
-from ard.sampling import sample
+from ard.student.fast_sampling import FastSampler
+from ard.student.history import HistoryAttention
+from ard.student.student import StudentConfig
+from ard.networks.transformer import named_config
+from ard.student.sampling import sample
 
 device = torch.device("cpu")
 network = random_network(named_config("tiny/4", latent_size=8, channels=1, num_classes=10), device)
@@ -209,7 +209,7 @@ def attention(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("fastest", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
 def test_the_kernel_with_the_least_time_is_taken(fastest: SDPBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ard import graphs
+    from ard.core import cuda_graphs as graphs
 
     entered, clock = [], [0.0]
     original = graphs.sdpa_kernel

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ard.figures import Curve, Panel, plot_panels
+from ard.reporting.figures import Curve, Panel, plot_panels
 
 
 @pytest.mark.parametrize("value", [1e-6, 0.0999999, 100.0, 0.0, float("nan")])

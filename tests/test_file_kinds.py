@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ard.errors import InputError
-from ard.file_kinds import TRANSFORMERS_STEMS, WeightFiles, WeightsKind, kind_of_weights, weight_files
-from ard.models.weights import load_weights, read_weights
+from ard.core.errors import InputError
+from ard.core.file_kinds import TRANSFORMERS_STEMS, WeightFiles, WeightsKind, kind_of_weights, weight_files
+from ard.core.model_folder import load_weights, read_weights
 
 STEM = "diffusion_pytorch_model"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2700000000\n"

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ard.diffusion import Diffusion, DiffusionKind
-from ard.models.transformer import TransformerConfig, named_config
+from ard.diffusion.process import Diffusion, DiffusionKind
+from ard.networks.transformer import TransformerConfig, named_config
 from ard.presets import DISTILL_PRESETS
 from ard.presets.fitted import fit_recipe, fitted_rate, tell_recipe
 

@@ -21,14 +21,15 @@ from ard.analysis.flops import (
     usual_network,
 )
 from ard.cli import run
-from ard.diffusion import Diffusion, Solver
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, Student, StudentConfig
-from ard.models.transformer import SIZES, Transformer, TransformerConfig
-from ard.sampling import sample
-from ard.students import StudentCard, save_student
-from ard.teacher import Guidance, Teacher, TeacherRef, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.core.marks import marked_json
+from ard.diffusion.process import Diffusion, Solver
+from ard.networks.transformer import SIZES, Transformer, TransformerConfig
+from ard.student.folder import StudentCard, save_student
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import sample
+from ard.student.student import Prediction, Student, StudentConfig
+from ard.teacher.teacher import Guidance, Teacher, TeacherRef, plan_ode, solve_pf_ode
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 DIT_XL = ["--model", "DiT-XL/2"]
@@ -241,12 +242,14 @@ def test_the_json_tells_exact_counts_and_what_they_are_compared_with(capsys: pyt
     assert "gflops_paper" not in row
 
 
-def test_json_with_a_path_writes_what_json_alone_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_with_a_path_writes_what_json_alone_prints_and_a_mark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     printed = told(capsys, *ARD, "--paper")
     path = tmp_path / "new" / "flops.json"
     assert run(["flops", *ARD, "--json", str(path), "--paper"]) == 0
     assert "479.9215" in capsys.readouterr().out
-    assert json.loads(path.read_text()) == printed
+    assert json.loads(path.read_text()) == marked_json(printed, "flops")
 
 
 def test_the_teachers_guidance_doubles_its_passes(capsys: pytest.CaptureFixture[str]) -> None:

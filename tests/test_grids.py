@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from ard.cli import parse
-from ard.diffusion import DiffusionKind
-from ard.errors import InputError
-from ard.grids import Cell, Grid
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind
-from ard.teacher import Teacher
+from ard.core.errors import InputError
+from ard.diffusion.process import DiffusionKind
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Prediction, StateKind
+from ard.studies.grid import Cell, Grid
+from ard.teacher.teacher import Teacher
 
 DEPTH = 4
 EVERY_MASK = tuple(HistoryMask)

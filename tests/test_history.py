@@ -5,16 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ard.history import HistoryAttention, HistoryMask, KVCache, attend, attend_all_steps, block_mask
+from ard.student.history import HistoryAttention, HistoryMask, KVCache, attend_all_steps
+from ard.student.reference import attention, block_mask
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
-
-FIGURE_3B = {  # Rows are queries, columns keys, in generation order; copied from the figure by hand.
-    DIAGONAL: ["x...", ".x..", "..x.", "...x"],
-    WINDOW: ["x...", "xx..", ".xx.", "..xx"],
-    ANCHOR: ["x...", "xx..", "x.x.", "x..x"],
-    CAUSAL: ["x...", "xx..", "xxx.", "xxxx"],
-}
 
 
 def heads(seed: int, *leading: int, tokens: int = 3) -> Tensor:
@@ -44,22 +38,11 @@ def make_cache(
     return cache
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 6])
 @pytest.mark.parametrize("mask", HistoryMask)
-def test_the_masks_are_figure_3bs(mask: HistoryMask) -> None:
-    wanted = torch.tensor([[cell == "x" for cell in row] for row in FIGURE_3B[mask]])
-    assert torch.equal(block_mask(mask, num_steps=4, num_tokens=1), wanted)
-
-
-@pytest.mark.parametrize("mask", HistoryMask)
-def test_the_readable_steps_are_figure_3bs_without_the_step_itself(mask: HistoryMask) -> None:
-    for step, row in enumerate(FIGURE_3B[mask]):
-        assert list(mask.readable(step)) == [earlier for earlier in range(step) if row[earlier] == "x"]
-
-
-@pytest.mark.parametrize("mask", HistoryMask)
-def test_a_block_mask_gives_every_token_of_a_step_the_same_rights(mask: HistoryMask) -> None:
-    dense, steps = (block_mask(mask, num_steps=4, num_tokens=tokens) for tokens in (3, 1))
-    assert torch.equal(dense.view(4, 3, 4, 3), steps.view(4, 1, 4, 1).expand(4, 3, 4, 3))
+def test_the_readable_steps_are_the_masks_without_the_step_itself(mask: HistoryMask, num_steps: int) -> None:
+    for step, row in enumerate(block_mask(mask, S=num_steps).tolist()):
+        assert list(mask.readable(step)) == [earlier for earlier in range(step) if row[earlier]]
 
 
 @pytest.mark.parametrize(("mask", "pairs"), [(DIAGONAL, 0), (WINDOW, 5), (ANCHOR, 5), (CAUSAL, 15)])
@@ -67,40 +50,16 @@ def test_the_number_of_extra_blocks_at_six_steps(mask: HistoryMask, pairs: int) 
     assert sum(len(mask.readable(step)) for step in range(6)) == pairs
 
 
-def test_shared_attention_is_one_softmax_over_history_and_own_keys() -> None:
-    q, k, v = (heads(seed, 5) for seed in range(3))
-    k_history, v_history = (heads(seed, 5, tokens=6) for seed in (3, 4))
-    scores = q @ torch.cat([k, k_history], 2).transpose(2, 3) / 2
-    wanted = scores.softmax(-1) @ torch.cat([v, v_history], 2)
-    torch.testing.assert_close(attend(q, k, v, k_history, v_history, None), wanted, rtol=0, atol=1e-12)
-
-
-def test_gated_attention_adds_a_softmax_of_its_own_per_head() -> None:
-    q, k, v = (heads(seed, 5) for seed in range(3))
-    k_history, v_history = (heads(seed, 5, tokens=6) for seed in (3, 4))
-    wanted = (q @ k.transpose(2, 3) / 2).softmax(-1) @ v
-    history = (q @ k_history.transpose(2, 3) / 2).softmax(-1) @ v_history
-    wanted = torch.stack([wanted[:, 0] + 0.5 * history[:, 0], wanted[:, 1] - 2 * history[:, 1]], dim=1)
-    gate = torch.tensor([0.5, -2], dtype=torch.float64)
-    torch.testing.assert_close(attend(q, k, v, k_history, v_history, gate), wanted, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("gate", [None, torch.ones(2, dtype=torch.float64)])
-def test_without_history_a_step_reads_itself(gate: Tensor | None) -> None:
-    q, k, v = (heads(seed, 5) for seed in range(3))
-    nothing = heads(0, 5, tokens=0)
-    own = scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(attend(q, k, v, nothing, nothing, gate), own, rtol=0, atol=1e-14)
-
-
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 5])
 @pytest.mark.parametrize("mask", HistoryMask)
-def test_all_steps_at_once_equal_dense_masked_attention(mask: HistoryMask, num_steps: int) -> None:
+def test_all_steps_at_once_read_what_the_dense_matrix_says(mask: HistoryMask, num_steps: int, gated: bool) -> None:
     q, k, v = (heads(seed, 5, num_steps) for seed in range(3))
-    flat = [x.transpose(1, 2).flatten(2, 3) for x in (q, k, v)]
-    dense = scaled_dot_product_attention(*flat, attn_mask=block_mask(mask, num_steps=num_steps, num_tokens=3))
+    some_gates = gates(num_steps) if gated else None
+    every_q, every_k, every_v = (x.transpose(1, 2).flatten(2, 3) for x in (q, k, v))
+    dense = attention(every_q, every_k, mask=mask, S=num_steps, gates=some_gates) @ every_v
     wanted = dense.unflatten(2, (num_steps, 3)).transpose(1, 2)
-    torch.testing.assert_close(attend_all_steps(q, k, v, mask=mask, gates=None), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attend_all_steps(q, k, v, mask=mask, gates=some_gates), wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mask", HistoryMask)

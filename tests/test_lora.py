@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from ard.errors import InputError, MissingExtraError
-from ard.losses import regression_loss
-from ard.models import lora
-from ard.models.lora import add_adapters, merged
-from ard.models.student import Student
-from ard.sampling import sample
-from ard.training.distill import DistillConfig, parameter_groups
-from ard.training.randomness import generator_for
+from ard.core.errors import InputError, MissingExtraError
+from ard.core.random import generator_for
+from ard.methods.losses import regression_loss
+from ard.methods.regression import DistillConfig, parameter_groups
+from ard.student import lora
+from ard.student.lora import add_adapters, merged
+from ard.student.sampling import sample
+from ard.student.student import Student
 from ard.training.state import AverageOn, new_state, trained_parameters
 
 LABEL = torch.tensor([1, 4, 2])

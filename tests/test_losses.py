@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ard.losses import regression_loss, step_errors
+from ard.methods.losses import regression_loss, step_errors
 
 
 def hand_made() -> tuple[torch.Tensor, torch.Tensor]:

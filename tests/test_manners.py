@@ -13,7 +13,7 @@ from ard import cli
 from ard.cli.help_texts import FOLDER, help_file, kept_help
 from ard.cli.messages import LONGEST_LINE, LONGEST_WORD, explained
 from ard.cli.parsing import help_of, options_in
-from ard.errors import InputError
+from ard.core.errors import InputError
 
 ARD = [sys.executable, "-m", "ard"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from ard.analysis.masks import KINDS, MEANINGS, mask_label, masks_figure, masks_text, step_kinds
 from ard.cli import run
-from ard.history import HistoryMask
+from ard.student.history import HistoryMask
 
 FIGURE_3B = """
 M1 diagonal   M2 window     M3 anchor     M4 causal

@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ard.analysis.flops import TEXT_TOKENS
 from ard.analysis.memory import block_bytes, history_values, num_parameters, update_memory
-from ard.condition import Condition, Prompts
-from ard.diffusion import Diffusion
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import TextConfig, Transformer, TransformerConfig
+from ard.diffusion.process import Diffusion
+from ard.networks.condition import Condition, Prompts
+from ard.networks.transformer import TextConfig, Transformer, TransformerConfig
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Student, StudentConfig
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask
 NETWORK = TransformerConfig(

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import transformers
 
-from ard.offline import environment, offline, quietly
+from ard.core.offline import environment, offline, quietly
 
 
 def test_variables_are_put_back_whether_they_were_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ import logging, os, sys
 before = dict(os.environ), logging.root.manager.disable
 from pathlib import Path
 import torch
-from ard.models.autoencoder import load_autoencoder
+from ard.networks.autoencoder import load_autoencoder
 load_autoencoder(Path({str(make_autoencoder())!r}), torch.device("cpu"))
 import diffusers
 assert (dict(os.environ), logging.root.manager.disable) == before

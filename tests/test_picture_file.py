@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ard.datasets.picture_file import read_header, read_picture
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.images.picture_file import read_header, read_picture
 
 
 def encoded(picture: Image.Image, form: str, **options: Any) -> io.BytesIO:

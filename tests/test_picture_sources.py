@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ard.datasets.centre_crop import centre_crop
-from ard.datasets.class_names import in_label_order
-from ard.datasets.look import DECODED, Check, look_at, look_over
-from ard.datasets.picture_set import PictureSet
-from ard.datasets.real import Columns, open_pictures
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.adm import open_array_file
 from ard.evaluation.real import open_real
+from ard.images.centre_crop import centre_crop
+from ard.images.class_names import in_label_order
+from ard.images.look import DECODED, Check, look_at, look_over
+from ard.images.picture_set import PictureSet
+from ard.images.real import Columns, open_pictures
 
 END = bytes(1024)
 
@@ -327,7 +327,7 @@ def test_a_picture_of_1_by_20000_takes_little_memory() -> None:
     script = """
 import resource
 from PIL import Image
-from ard.datasets.centre_crop import centre_crop
+from ard.images.centre_crop import centre_crop
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for size in ((1, 20_000), (20_000, 1)):
     assert centre_crop(Image.new("RGB", size, (10, 20, 30)), 256).getcolors() == [(256 * 256, (10, 20, 30))]

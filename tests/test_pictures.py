@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.pictures import (
+from ard.core.errors import InputError
+from ard.images.pictures import (
     SampleOutput,
     array_bytes,
     labelled_sheet,

@@ -20,13 +20,13 @@ from diffusers.utils import hub_utils
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.autoencoder import LatentScale, load_autoencoder
-from ard.pictures import to_pictures, to_pixels
+from ard.core.errors import InputError
+from ard.images.pictures import to_pictures, to_pixels
+from ard.networks.autoencoder import LatentScale, load_autoencoder
 from ard.pipeline import ARDPipeline, ARDStudentModel, _check_components, student_model
-from ard.sampling import sample
-from ard.teacher import noise_for_seeds
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import sample
+from ard.teacher.teacher import noise_for_seeds
 
 COMPILED = f"""
 import sys, torch

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.diffusion import Diffusion, DiffusionKind, FlowClock
-from ard.errors import InputError
-from ard.models.layers import sincos_positions
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.published import Choice, Published, read_published
-from ard.spacing import TimeSpacing
-from ard.teacher import Guidance, SourceFormat, Teacher, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion, DiffusionKind, FlowClock
+from ard.diffusion.spacing import TimeSpacing
+from ard.networks.dit_layers import sincos_positions
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.teacher.importers import Choice, Published, read_published
+from ard.teacher.teacher import Guidance, SourceFormat, Teacher, plan_ode, solve_pf_ode
 
 Weights = dict[str, Tensor]
 DIT, SIT, REPA = SourceFormat.DIT, SourceFormat.SIT, SourceFormat.REPA
@@ -581,7 +581,7 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(
 HUB = """
 import sys
 from pathlib import Path
-from ard.published import Choice, read_published
+from ard.teacher.importers import Choice, read_published
 card, _ = read_published(Path("hub:owner/DiT-tiny"), Choice())
 print(card.imported.source, card.imported.format, card.network.depth)
 """

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.condition import Prompts, padded
-from ard.diffusion import Diffusion, DiffusionKind, Sampler
-from ard.errors import InputError
-from ard.models.layers import attend_self
-from ard.models.transformer import TextConfig, Transformer, TransformerConfig
-from ard.published import Choice, Published, read_published
-from ard.spacing import TimeSpacing
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion, DiffusionKind, Sampler
+from ard.diffusion.spacing import TimeSpacing
+from ard.networks.condition import Prompts, padded
+from ard.networks.dit_layers import attend_self
+from ard.networks.transformer import TextConfig, Transformer, TransformerConfig
+from ard.teacher.importers import Choice, Published, read_published
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
 TRANSFORMER = {
     "num_attention_heads": 2,

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ard.devices import default_workers, resolve_device
-from ard.errors import InputError
-from ard.ranks import gpu_of_rank, rank_and_world, require_one_process
+from ard.core.devices import default_workers, resolve_device
+from ard.core.errors import InputError
+from ard.core.ranks import gpu_of_rank, rank_and_world, require_one_process
 
 # One of two ranks, whose gradients are (3, 0) and (0, 4) of the regression, and (1, 0) and (0, 0) of the generator.
 WEIGHT_SCRIPT = """
 import sys
 import torch
 from torch import distributed
-from ard.losses import adversarial_weight
+from ard.methods.losses import adversarial_weight
 
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/meeting", rank=rank, world_size=2)

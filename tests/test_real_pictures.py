@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.datasets.centre_crop import centre_crop
-from ard.datasets.picture_set import PictureSet
-from ard.datasets.real import open_pictures
-from ard.errors import InputError, MissingExtraError
+from ard.core.errors import InputError, MissingExtraError
+from ard.images.centre_crop import centre_crop
+from ard.images.picture_set import PictureSet
+from ard.images.real import open_pictures
 
 CLASSES = ("cat", "dog", "owl")
 SIDES = ((12, 12), (20, 14), (9, 30))

@@ -9,18 +9,18 @@ from ard import cli
 from ard.analysis.flops import student_row, usual_network
 from ard.cli.options import parse_seeds
 from ard.cli.reproduce import Reproduce
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.files import write_json
 from ard.evaluation.evaluate import Row, Scores
-from ard.files import write_json
-from ard.models.student import StudentConfig
-from ard.models.transformer import named_config
+from ard.networks.transformer import named_config
 from ard.presets.paper import GRIDS, TRAJECTORIES
-from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
-from ard.reproduce.paper import ARD_4, ARD_4_ALL, CLAIMS, STEP_4, TABLE_1, Claim, Metric, PaperRow, Setting
-from ard.reproduce.recipes import RECIPES
-from ard.reproduce.report import report, results_of, verdict
-from ard.reproduce.tiny import DEPTH, TinyConfig, all_cells, cells_of, plan
-from ard.sweep import Result, Results
+from ard.student.student import StudentConfig
+from ard.studies.paper.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
+from ard.studies.paper.paper import ARD_4, ARD_4_ALL, CLAIMS, STEP_4, TABLE_1, Claim, Metric, PaperRow, Setting
+from ard.studies.paper.recipes import RECIPES
+from ard.studies.paper.report import report, results_of, verdict
+from ard.studies.paper.tiny import DEPTH, TinyConfig, all_cells, cells_of, plan
+from ard.studies.sweep import Result, Results
 
 CODE = RECIPES[0]
 CLAIM = Claim(text="", paper="", better=ARD_4, worse=STEP_4)

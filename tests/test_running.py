@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ard import devices
 from ard.bench.memory import TensorMemory, peak_bytes
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask
-from ard.losses import regression_loss
-from ard.models import running
-from ard.models.running import block_runner, compiled_run, recomputing, run_as_it_is
-from ard.models.student import Student
-from ard.models.transformer import Transformer
-from ard.sampling import sample
+from ard.core import devices
+from ard.core.errors import InputError
+from ard.methods.losses import regression_loss
+from ard.networks import block_execution as running
+from ard.networks.block_execution import block_runner, compiled_run, recomputing, run_as_it_is
+from ard.networks.transformer import Transformer
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import sample
+from ard.student.student import Student
 
 LABEL = torch.tensor([1, 4, 2])
 
@@ -100,10 +100,10 @@ COMPILED_SCRIPT = """
 import json, sys
 import torch
 from ard.bench.contenders import random_network, random_student
-from ard.losses import regression_loss
-from ard.models.running import compiled_run, recomputing, run_as_it_is
-from ard.models.student import StudentConfig
-from ard.models.transformer import TransformerConfig
+from ard.methods.losses import regression_loss
+from ard.networks.block_execution import compiled_run, recomputing, run_as_it_is
+from ard.student.student import StudentConfig
+from ard.networks.transformer import TransformerConfig
 
 compile = torch.compile
 if sys.argv[1] != "inductor":

@@ -6,26 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.diffusion import DiffusionKind
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, Student
-from ard.sampling import continue_trajectory, sample
+from ard.diffusion.process import DiffusionKind
+from ard.student import reference
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.sampling import continue_trajectory, sample
+from ard.student.student import Prediction, Student
 
 MakeStudent = Callable[..., Student]
 MakeLatents = Callable[..., Tensor]
 
 LABEL = torch.tensor([4, 1])
-
-
-@torch.no_grad()
-def roll_out_masked(student: Student, given: Tensor, label: Tensor) -> Tensor:
-    """`given` continued without any cache: each state is read off a forward on all S inputs, the unknown ones zero."""
-    num_steps, known = student.config.num_steps, given.shape[1]
-    trajectory = torch.zeros(len(given), num_steps + 1, *given.shape[2:], dtype=given.dtype)
-    trajectory[:, :known] = given
-    for step in range(known - 1, num_steps):
-        trajectory[:, step + 1] = student(trajectory[:, :-1], label)[:, step]
-    return trajectory
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5])
@@ -48,7 +38,7 @@ def test_a_given_beginning_is_kept_and_continued_as_the_student_would_with_that_
     trajectory = continue_trajectory(student, given, condition=LABEL)
     assert torch.equal(trajectory[:, :known], given)
     assert not trajectory.requires_grad
-    torch.testing.assert_close(trajectory, roll_out_masked(student, given, LABEL), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(trajectory, reference.sample(student, given, LABEL), rtol=1e-10, atol=1e-10)
 
 
 def test_the_given_history_matters_beyond_its_last_state(make_student: MakeStudent, make_latents: MakeLatents) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.published.scheduler import Schedule, read_scheduler
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.teacher.importers.scheduler import Schedule, read_scheduler
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
 # What diffusers says of its own use of numpy, and of what it will drop.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}Warning") for kind in ("Deprecation", "Future")]

@@ -9,11 +9,11 @@ import torch
 from ard import cli
 from ard.cli.options import parse_seeds
 from ard.cli.sweep import Sweep
-from ard.demo import DemoConfig
-from ard.errors import InputError
-from ard.models.student import StateKind
-from ard.seeds import NUM_SEEDS
-from ard.teacher import Guidance, Teacher, noise_for_seeds, plan_ode
+from ard.core.errors import InputError
+from ard.core.seeds import NUM_SEEDS
+from ard.student.student import StateKind
+from ard.studies.demo import DemoConfig
+from ard.teacher.teacher import Guidance, Teacher, noise_for_seeds, plan_ode
 from ard.training.loop import TrainConfig
 from ard.trajectories.collect import plan_store
 
@@ -37,9 +37,9 @@ def test_larger_seeds_are_refused_before_they_are_counted(text: str) -> None:
         parse_seeds(text)
 
 
-def test_a_sweep_refuses_them() -> None:
+def test_a_sweep_refuses_them(make_teacher: Callable[..., Teacher]) -> None:
     with pytest.raises(InputError, match=f"--seeds 0,{NUM_SEEDS} is {NUM_SEEDS}"):
-        Sweep(trajectories=Path("store"), out=Path("out"), seeds=f"0,{NUM_SEEDS}")._grid()
+        Sweep(trajectories=Path("store"), out=Path("out"), seeds=f"0,{NUM_SEEDS}")._grid(make_teacher())
 
 
 @pytest.mark.parametrize(

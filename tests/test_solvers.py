@@ -9,9 +9,9 @@ import torch
 
 from ard import cli
 from ard.analysis.solvers import SolverRow, Starts, solver_rows
-from ard.diffusion import DiffusionKind, Solver
-from ard.errors import InputError
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import DiffusionKind, Solver
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
 MakeTeacher = Callable[..., Teacher]
 

@@ -1,4 +1,4 @@
-"""The student: masked = cached, its special cases, what it reads, and what it is before the first update."""
+"""The student: its special cases, what it reads, and what it is before the first update."""
 
 import itertools
 from collections.abc import Callable
@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from ard.diffusion import LEAST_ALPHA, Diffusion, DiffusionKind, ddim_step
-from ard.errors import InputError
-from ard.history import HistoryAttention, HistoryMask, block_mask
-from ard.models.layers import attend_self
-from ard.models.student import Prediction, StateKind, Student
-from ard.sampling import sample
-from ard.teacher import Guidance, Ode, Teacher, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import LEAST_ALPHA, Diffusion, DiffusionKind, ddim_step
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.reference import block_mask
+from ard.student.sampling import sample
+from ard.student.student import Prediction, StateKind, Student
+from ard.teacher.teacher import Guidance, Ode, Teacher, solve_pf_ode
 
 MakeStudent = Callable[..., Student]
 MakeTeacher = Callable[..., Teacher]
@@ -43,98 +42,6 @@ def assert_equal(first: Tensor, second: Tensor, *, tolerance: float = 1e-10) -> 
 
 def differ(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() > 1e-3 * second.abs().max())
-
-
-# Cached = masked.
-
-
-@every_mask
-@every_history
-@every_number_of_blocks
-@every_number_of_steps
-def test_sampling_with_the_cache_equals_one_forward_on_the_sampled_states(
-    mask: HistoryMask,
-    history: HistoryAttention,
-    history_blocks: int,
-    num_steps: int,
-    make_student: MakeStudent,
-    make_latents: MakeLatents,
-) -> None:
-    student = make_student(num_steps=num_steps, mask=mask, history_blocks=history_blocks, history=history)
-    trajectory = sample(student, make_latents(2), condition=LABEL)
-    assert_equal(student(trajectory[:, :-1], LABEL), trajectory[:, 1:])
-
-
-@every_kind
-@every_history
-@pytest.mark.parametrize("per_step_heads", [False, True])
-@pytest.mark.parametrize("state", StateKind)
-@pytest.mark.parametrize("prediction", Prediction)
-def test_cached_equals_masked_for_every_kind_of_state_prediction_and_head(
-    kind: DiffusionKind,
-    history: HistoryAttention,
-    per_step_heads: bool,
-    state: StateKind,
-    prediction: Prediction,
-    make_student: MakeStudent,
-    make_latents: MakeLatents,
-) -> None:
-    student = make_student(
-        kind,
-        num_steps=3,
-        history=history,
-        history_blocks=2,
-        per_step_heads=per_step_heads,
-        state=state,
-        prediction=prediction,
-    )
-    trajectory = sample(student, make_latents(2), condition=LABEL)
-    assert_equal(student(trajectory[:, :-1], LABEL), trajectory[:, 1:])
-
-
-def dense_forward(student: Student, states: Tensor, label: Tensor) -> Tensor:
-    """A SOLVER_STEP student on x_t whose history is one dense boolean mask, written from the paper alone."""
-    config, network = student.config, student.network
-    batch, num_steps = states.shape[:2]
-    tokens = network.config.num_tokens
-    allowed = block_mask(config.mask, num_steps=num_steps, num_tokens=tokens)
-    own = block_mask(DIAGONAL, num_steps=num_steps, num_tokens=tokens)
-
-    def attend(block: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if block >= config.history_blocks or config.mask is DIAGONAL:
-            return attend_self(block, q, k, v)
-        q, k, v = (x.unflatten(0, (batch, num_steps)).transpose(1, 2).flatten(2, 3) for x in (q, k, v))
-        if config.history is SHARED:
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        else:  # Rows without a history are no numbers in a masked softmax, and zero here.
-            gate = student.gates[block].T.repeat_interleave(tokens, 1).unsqueeze(-1)
-            scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(~(allowed & ~own), -torch.inf)
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=own) + gate * (scores.softmax(-1).nan_to_num() @ v)
-        return mixed.unflatten(2, (num_steps, tokens)).transpose(1, 2).flatten(0, 1)
-
-    x, times = states.flatten(0, 1), student.tau.repeat(batch, 1)
-    t, t_next = times[:, :-1].flatten(), times[:, 1:].flatten()
-    condition = network.condition(student.diffusion.network_time(t), label.repeat_interleave(num_steps))
-    embedded = network.embed(x) + student.step_embedding.repeat(batch, 1).unsqueeze(1)
-    output = network.unpatchify(network.final_layer(network.run_blocks(embedded, condition, attend), condition))
-    return ddim_step(student.diffusion, x, output, t, t_next).unflatten(0, (batch, num_steps))
-
-
-@every_mask
-@every_history
-@pytest.mark.parametrize("num_steps", [2, 5])
-@every_number_of_blocks
-def test_one_forward_equals_attention_under_a_dense_mask(
-    mask: HistoryMask,
-    history: HistoryAttention,
-    num_steps: int,
-    history_blocks: int,
-    make_student: MakeStudent,
-    make_latents: MakeLatents,
-) -> None:
-    student = make_student(num_steps=num_steps, mask=mask, history=history, history_blocks=history_blocks)
-    states = make_latents(2, num_steps)
-    assert_equal(student(states, LABEL), dense_forward(student, states, LABEL))
 
 
 # Special cases.
@@ -259,7 +166,7 @@ def test_with_one_history_block_gradients_flow_from_exactly_the_steps_of_figure_
     for step in range(4):
         (gradient,) = torch.autograd.grad(output[:, step].sum(), states, retain_graph=True)
         reads[step] = gradient.abs().amax(dim=(0, 2, 3, 4)) > 0
-    assert torch.equal(reads, block_mask(mask, num_steps=4, num_tokens=1))
+    assert torch.equal(reads, block_mask(mask, S=4))
 
 
 @every_mask

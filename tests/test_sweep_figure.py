@@ -1,10 +1,10 @@
 """A sweep's figure: a panel per kind of state and prediction, axes that say what they show."""
 
 from ard.evaluation.evaluate import Row, Scores
-from ard.grids import Cell, Grid
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind
-from ard.sweep import Result, Results, sweep_figure
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Prediction, StateKind
+from ard.studies.grid import Cell, Grid
+from ard.studies.sweep import Result, Results, sweep_figure
 
 DEPTH = 4
 SCORES = Scores(fd_teacher=2.0, fd_real=9.0, fd_floor=1.0, paired_mse=0.1, precision=0.5, recall=0.5, accuracy=1.0)

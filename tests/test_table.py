@@ -3,7 +3,7 @@
 from typing import Any
 
 from ard.evaluation.evaluate import Row, Scores
-from ard.table import COLUMNS, cell, describe, format_rows, merge_seeds
+from ard.reporting.table import COLUMNS, cell, describe, format_rows, merge_seeds
 
 COLUMN = {column[0]: column for column in COLUMNS}
 SCORES = {

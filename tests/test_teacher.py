@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.config import from_plain, to_plain
-from ard.diffusion import Diffusion, DiffusionKind, Solver
-from ard.errors import InputError
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.spacing import TimeSpacing
-from ard.teacher import Guidance, Ode, Solution, Teacher, noise_for_seeds, plan_ode, solve_pf_ode
+from ard.core.config import from_plain, to_plain
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion, DiffusionKind, Solver
+from ard.diffusion.spacing import TimeSpacing
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.teacher.teacher import Guidance, Ode, Solution, Teacher, noise_for_seeds, plan_ode, solve_pf_ode
 
 MakeTeacher = Callable[..., Teacher]
 MakeLatents = Callable[..., Tensor]

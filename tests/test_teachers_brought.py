@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ard.diffusion import DiffusionKind, FlowClock
-from ard.errors import InputError
-from ard.models.transformer import TextConfig, Transformer, TransformerConfig
-from ard.published import Choice, Published, read_published
-from ard.teacher import Guidance, SourceFormat, Teacher, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.diffusion.process import DiffusionKind, FlowClock
+from ard.networks.transformer import TextConfig, Transformer, TransformerConfig
+from ard.teacher.importers import Choice, Published, read_published
+from ard.teacher.teacher import Guidance, SourceFormat, Teacher, plan_ode, solve_pf_ode
 
 Weights = dict[str, Tensor]
 SHAPE = TransformerConfig(

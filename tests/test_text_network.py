@@ -1,6 +1,5 @@
 """Networks that read text: what a text does to them, their guidance, and the student's equivalences."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,19 +11,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ard.analysis.flops import forward_macs
-from ard.condition import Prompts, padded, with_unconditional
-from ard.diffusion import Diffusion, DiffusionKind
-from ard.errors import InputError
-from ard.fast_sampling import FastSampler, Speed, drawing
-from ard.history import HistoryAttention, HistoryMask, block_mask
-from ard.models.layers import attend_self, sincos_positions
-from ard.models.lora import add_adapters, merged
-from ard.models.student import Student
-from ard.models.text_layers import CrossAttention
-from ard.models.transformer import TextConfig, Transformer, vector_of
-from ard.sampling import sample
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
-from ard.training.randomness import generator_for
+from ard.core.errors import InputError
+from ard.core.random import generator_for
+from ard.diffusion.process import Diffusion, DiffusionKind
+from ard.networks.condition import Prompts, padded, with_unconditional
+from ard.networks.dit_layers import sincos_positions
+from ard.networks.pixart_layers import CrossAttention
+from ard.networks.transformer import TextConfig, Transformer
+from ard.student import reference
+from ard.student.fast_sampling import FastSampler, Speed, drawing
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.lora import add_adapters, merged
+from ard.student.sampling import sample
+from ard.student.student import Student
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 
 TEXT: dict[str, Any] = {"width": 24, "num_classes": 0, "text": TextConfig(width=6)}
 LENGTHS = (5, 2, 7)
@@ -183,53 +183,28 @@ class TestGuidance:
         assert_equal(solve_pf_ode(teacher, x, given, ode=ode, kept=(0, 1)).x_t[:, 1], wanted)
 
 
-def masked_reference(student: Student, states: Tensor, given: Prompts) -> Tensor:
-    """All steps as one sequence with a dense mask, the text repeated for every step."""
-    config, network = student.config, student.network
-    batch, count = states.shape[:2]
-    steps = torch.arange(count).repeat(batch)
-    rows = states.flatten(0, 1)
-    t = student.tau[steps].to(states.dtype)
-    repeated = given[torch.arange(batch).repeat_interleave(count)]
-    conditioning = network.condition(student.diffusion.network_time(t), repeated)
-    mask = block_mask(config.mask, num_steps=count, num_tokens=network.config.num_tokens)
-
-    def attend(block: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if block >= config.history_blocks:
-            return attend_self(block, q, k, v)
-        unfolded = [x.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3) for x in (q, k, v)]
-        scores = unfolded[0] @ unfolded[1].transpose(2, 3) / math.sqrt(q.shape[-1])
-        read = scores.masked_fill(~mask, -math.inf).softmax(-1) @ unfolded[2]
-        return read.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
-
-    tokens = network.run_blocks(network.embed(rows) + student.step_embedding[steps].unsqueeze(1), conditioning, attend)
-    output = network.unpatchify(network.final_layer(tokens, vector_of(conditioning)))
-    t_next = student.tau[steps + 1].to(states.dtype)
-    return student.next_state(rows, output, t, t_next).unflatten(0, (batch, count))
-
-
 class TestStudent:
     """A text student is a class student whose condition is a text."""
 
     @pytest.mark.parametrize("mask", HistoryMask)
-    @pytest.mark.parametrize("blocks", [0, 2, 3])
-    def test_training_is_the_dense_masked_network(
-        self, mask: HistoryMask, blocks: int, make_text_student: MakeStudent, make_latents: MakeLatents
+    @pytest.mark.parametrize("history", HistoryAttention)
+    @pytest.mark.parametrize(("blocks", "heads"), [(0, False), (2, True), (3, False)])
+    def test_training_and_cached_sampling_are_what_the_page_says(
+        self,
+        mask: HistoryMask,
+        history: HistoryAttention,
+        blocks: int,
+        heads: bool,
+        make_text_student: MakeStudent,
+        make_latents: MakeLatents,
     ) -> None:
         student = make_text_student(
-            num_steps=3, mask=mask, history_blocks=blocks, history=HistoryAttention.SHARED, per_step_heads=False
+            num_steps=3, mask=mask, history_blocks=blocks, history=history, per_step_heads=heads
         )
         states = make_latents(3, 3)
-        assert_equal(student(states, prompts()), masked_reference(student, states, prompts()))
-
-    @pytest.mark.parametrize("history", HistoryAttention)
-    @pytest.mark.parametrize("heads", [False, True])
-    def test_sampling_with_the_cache_is_training_on_its_own_states(
-        self, history: HistoryAttention, heads: bool, make_text_student: MakeStudent, make_latents: MakeLatents
-    ) -> None:
-        student = make_text_student(num_steps=3, history=history, per_step_heads=heads)
-        trajectory = sample(student, make_latents(3), condition=prompts())
-        assert_equal(student(trajectory[:, :-1], prompts()), trajectory[:, 1:])
+        assert_equal(student(states, prompts()), reference.G_theta(student, states, prompts()))
+        drawn = sample(student, states[:, 0], condition=prompts())
+        assert_equal(drawn, reference.sample(student, states[:, :1], prompts()))
 
     def test_an_image_does_not_depend_on_its_batch(
         self, make_text_student: MakeStudent, make_latents: MakeLatents

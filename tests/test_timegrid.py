@@ -2,8 +2,8 @@
 
 import pytest
 
-from ard.errors import InputError
-from ard.timegrid import check_indices, rescaled_indices, uniform_indices
+from ard.core.errors import InputError
+from ard.diffusion.timegrid import check_indices, rescaled_indices, uniform_indices
 
 
 @pytest.mark.parametrize(

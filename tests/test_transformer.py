@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ard.errors import InputError
-from ard.models.layers import LabelEmbedder, TimestepEmbedder, attend_self, modulate, sincos_positions
-from ard.models.transformer import SIZES, Transformer, TransformerConfig, initialise, named_config
+from ard.core.errors import InputError
+from ard.networks.dit_layers import LabelEmbedder, TimestepEmbedder, attend_self, modulate, sincos_positions
+from ard.networks.transformer import SIZES, Transformer, TransformerConfig, initialise, named_config
 
 MakeNetwork = Callable[..., Transformer]
 MakeLatents = Callable[..., Tensor]

@@ -11,10 +11,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ard.bench.contenders import random_network, random_student
-from ard.errors import InputError
-from ard.models.lora import add_adapters
-from ard.models.student import StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig, initialise
+from ard.core.errors import InputError
+from ard.networks.transformer import Transformer, TransformerConfig, initialise
+from ard.student.lora import add_adapters
+from ard.student.student import StudentConfig
 
 SHAPE = TransformerConfig(
     width=16, depth=2, num_heads=2, patch_size=2, latent_size=8, channels=3, num_classes=4, learn_sigma=True

@@ -15,22 +15,30 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ard.condition import Condition, Prompts, to_device
-from ard.config import from_plain, to_plain
-from ard.decoding import require_scale
-from ard.errors import InputError
-from ard.extras import importing
-from ard.history import KVCache
-from ard.model_card import CARD, SHEET, About, model_card
-from ard.models.autoencoder import PICTURE_CHANNELS, LatentScale, decode_latents
-from ard.models.student import Student
-from ard.models.text_encoder import encoding
-from ard.models.transformer import Backbone
-from ard.pictures import to_pictures, to_pixels
-from ard.pipeline_inputs import Given, read_embeddings, read_labels, read_noise, read_texts, read_whole, require_own
-from ard.students import StudentCard, build_student
-from ard.text import encode_now
-from ard.types import Labels, Latents, States
+from ard.core.config import from_plain, to_plain
+from ard.core.errors import InputError
+from ard.core.extras import importing
+from ard.core.types import Labels, Latents, States
+from ard.images.pictures import to_pictures, to_pixels
+from ard.networks.autoencoder import PICTURE_CHANNELS, LatentScale, decode_latents
+from ard.networks.condition import Condition, Prompts, to_device
+from ard.networks.transformer import Backbone
+from ard.reporting.model_card import CARD, SHEET, About, model_card
+from ard.student.decoding import require_scale
+from ard.student.folder import StudentCard, build_student
+from ard.student.history import KVCache
+from ard.student.pipeline_inputs import (
+    Given,
+    read_embeddings,
+    read_labels,
+    read_noise,
+    read_texts,
+    read_whole,
+    require_own,
+)
+from ard.student.student import Student
+from ard.text.encoded import encode_now
+from ard.text.encoder import encoding
 
 with importing("diffusers", "pipeline"):
     from diffusers import AutoencoderKL, ConfigMixin, DiffusionPipeline, ModelMixin

@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ard.cli import run
-from ard.files import write_atomically
-from ard.models.transformer import Transformer
-from ard.models.weights import load_config, save_model
-from ard.students import save_student
-from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
+from ard.core.files import write_atomically
+from ard.core.model_folder import load_config, save_model
+from ard.networks.transformer import Transformer
+from ard.student.folder import save_student
+from ard.teacher.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
 
 CPU = ["--device", "cpu"]
 TEACH = ["--model", "tiny/4", "--iterations", 20, "--batch-size", 16, "--warmup", 0, "--ema-decay", 0.5, *CPU]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ard.datasets import load_data
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.models.student import StateKind, Student
-from ard.models.transformer import Transformer, initialise, named_config
-from ard.students import load_student
-from ard.training.distill import DistillConfig, distill_loss, student_pass
+from ard.core.errors import InputError
+from ard.core.random import batch_ids, generator_for
+from ard.diffusion.process import Diffusion
+from ard.images import load_data
+from ard.methods.regression import DistillConfig, distill_loss, student_pass
+from ard.networks.transformer import Transformer, initialise, named_config
+from ard.student.folder import load_student
+from ard.student.student import StateKind, Student
 from ard.training.loop import TrainConfig, train
-from ard.training.randomness import batch_ids, generator_for
 from ard.training.teach import teacher_loss
 from ard.trajectories.reader import TrajectoryReader
 

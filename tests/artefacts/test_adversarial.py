@@ -12,14 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.losses import AdversarialForm
-from ard.models.student import StateKind, Student, StudentConfig
-from ard.models.weights import checksum
-from ard.sampling import sample
-from ard.students import load_card, load_student
-from ard.teacher import load_teacher
-from ard.training.adversarial import (
+from ard.core.errors import InputError
+from ard.core.model_folder import checksum
+from ard.methods.adversarial import (
     AdversarialConfig,
     AdversarialHistory,
     Adversary,
@@ -29,9 +24,14 @@ from ard.training.adversarial import (
     adversarial_loss,
     real_samples,
 )
-from ard.training.collapse import WINDOW, Contest, chance_loss, probe_from, require_diverse, within_label_spread
+from ard.methods.collapse import WINDOW, Contest, chance_loss, probe_from, require_diverse, within_label_spread
+from ard.methods.losses import AdversarialForm
+from ard.methods.regression import DistillConfig, distill_loss, student_pass
+from ard.student.folder import load_card, load_student
+from ard.student.sampling import sample
+from ard.student.student import StateKind, Student, StudentConfig
+from ard.teacher.teacher import load_teacher
 from ard.training.companion import Alone
-from ard.training.distill import DistillConfig, distill_loss, student_pass
 from ard.training.loop import TrainConfig, train
 from ard.training.state import checkpoints
 from ard.trajectories.reader import TrajectoryReader
@@ -81,7 +81,8 @@ class TestContinuity:
     def test_a_killed_adversarial_stage_ends_with_the_same_bytes(
         self, tmp_path: Path, killed: Callable[..., None], made: Callable[..., str], gan_options: list[object]
     ) -> None:
-        targets = ["torch.Tensor.backward:11", "os.fsync:4", "torch.Tensor.backward:6", "ard.students.save_model:1"]
+        published = "ard.student.folder.save_model:1"
+        targets = ["torch.Tensor.backward:11", "os.fsync:4", "torch.Tensor.backward:6", published]
         killed(targets, *gan_options, tmp_path / "cut")
         made(*gan_options, tmp_path / "cut")
         made(*gan_options, tmp_path / "whole")
@@ -293,7 +294,7 @@ class TestCollapse:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         numbers = iter([1.0, 1.0, 0.9, 0.8, 0.7, 0.3, 0.1])  # The first is before the stage.
-        monkeypatch.setattr("ard.training.collapse.Probe.diversity", lambda *_: next(numbers))
+        monkeypatch.setattr("ard.methods.collapse.Probe.diversity", lambda *_: next(numbers))
         assert "the student has collapsed at update 8: its images" in complaint(*gan_options, tmp_path)
         assert checkpoints(tmp_path / "checkpoints")[-1].stem == "step-0000006"
         assert not (tmp_path / "config.json").exists()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from ard.models.transformer import SIZES
-from ard.sharded.shard import open_shard, write_shard
-from ard.sharded.store import write_record
+from ard.core.sharded.shard import open_shard, write_shard
+from ard.core.sharded.store import write_record
+from ard.networks.transformer import SIZES
 from ard.trajectories.manifest import load_manifest
 
 Refused = Callable[..., str]
@@ -189,7 +189,7 @@ class TestDemo:
 
     @pytest.fixture(autouse=True)
     def _idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ard.demo.run_missing", lambda *_, **__: pytest.fail("the work was begun"))
+        monkeypatch.setattr("ard.studies.demo.run_missing", lambda *_, **__: pytest.fail("the work was begun"))
 
     @pytest.mark.parametrize(
         ("options", "words"),

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ard.models.weights import load_config, save_model
-from ard.sharded import making
+from ard.core.model_folder import load_config, save_model
+from ard.core.sharded import making
 from ard.trajectories import collect as collecting
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -58,7 +58,7 @@ def running(processes: set[int]) -> set[int]:
 
 def wait_until_gone(processes: set[int]) -> None:
     """The processes must end by themselves; those that do not are killed, so that a failure leaves none behind."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60  # One that is just starting notices after it has imported torch.
     while running(processes) and time.monotonic() < until:
         time.sleep(0.05)
     orphans = running(processes)
@@ -96,7 +96,7 @@ def test_a_collection_killed_at_each_write_ends_with_the_same_bytes(
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--shard-size", 2, "--out"]
     # Odd calls flush a file that is not yet in its place, even ones its folder after the rename.
     writes = [f"os.fsync:{call}" for call in range(1, 7)]
-    killed([*writes, "ard.sharded.making.write_record:1"], *arguments, tmp_path / "killed")
+    killed([*writes, "ard.core.sharded.making.write_record:1"], *arguments, tmp_path / "killed")
     assert len(shards_in(tmp_path / "killed")) == 10, "only the checksums are missing"
     made(*arguments, tmp_path / "killed")
     made(*arguments, tmp_path / "whole")
@@ -290,7 +290,7 @@ def test_a_killed_repair_leaves_a_store_that_calls_itself_incomplete(
 ) -> None:
     flip_a_bit(workspace / "grid_store" / "traj-000001.safetensors")
     arguments = ["collect", "--teacher", workspace / "teacher", "--out", workspace / "grid_store", *collect_options]
-    killed(["ard.sharded.making.write_shard:1"], *arguments)
+    killed(["ard.core.sharded.making.write_shard:1"], *arguments)
     assert "traj-000001.safetensors is damaged" in complaint("trajectories", "verify", workspace / "grid_store")
     line = complaint("distill", "--trajectories", workspace / "grid_store", "--out", workspace / "new")
     assert "is incomplete; run the same ard collect command again" in line
@@ -354,7 +354,7 @@ def test_fewer_trajectories_than_were_begun_can_be_asked_for(
     collect_options: list[object],
 ) -> None:
     arguments = ["collect", "--teacher", toys / "teacher", *collect_options, "--out"]
-    killed(["ard.sharded.making.write_shard:3"], *arguments, tmp_path / "store", "--num", 40)
+    killed(["ard.core.sharded.making.write_shard:3"], *arguments, tmp_path / "store", "--num", 40)
     made(*arguments, tmp_path / "store", "--num", 12)
     made(*arguments, tmp_path / "direct", "--num", 12)
     assert contents(tmp_path / "store") == contents(tmp_path / "direct")

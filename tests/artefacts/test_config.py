@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ard.config import from_plain, to_plain
-from ard.diffusion import Solver
-from ard.errors import InputError
-from ard.history import HistoryMask
-from ard.models.student import StudentConfig
+from ard.core.config import from_plain, to_plain
+from ard.core.errors import InputError
+from ard.diffusion.process import Solver
+from ard.methods.regression import DistillConfig
 from ard.presets import DISTILL_PRESETS
-from ard.students import load_card
-from ard.training.distill import DistillConfig
+from ard.student.folder import load_card
+from ard.student.history import HistoryMask
+from ard.student.student import StudentConfig
 from ard.training.loop import Schedule, TrainConfig
 from ard.trajectories.manifest import Manifest, load_manifest
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from ard.errors import InputError
-from ard.files import read_json, write_json
-from ard.models.autoencoder import load_autoencoder
-from ard.students import load_card, load_student, save_student
-from ard.teacher import load_teacher_card
+from ard.core.errors import InputError
+from ard.core.files import read_json, write_json
+from ard.networks.autoencoder import load_autoencoder
+from ard.student.folder import load_card, load_student, save_student
+from ard.teacher.teacher import load_teacher_card
 
 Made = Callable[..., str]
 MakeAutoencoder = Callable[..., Path]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.devices import Precision
-from ard.diffusion import Diffusion
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
+from ard.core.devices import Precision
+from ard.diffusion.process import Diffusion
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 from ard.trajectories import collect as collecting
 from ard.trajectories.execution import Execution, Graphed, executed, relative_error
 

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from ard.config import to_plain
-from ard.files import written_aside
-from ard.models.autoencoder import load_autoencoder
+from ard.core.config import to_plain
+from ard.core.files import written_aside
+from ard.networks.autoencoder import load_autoencoder
 from ard.pipeline import ARDPipeline
-from ard.students import load_card
+from ard.student.folder import load_card
 
 Made = Callable[..., str]
 Refused = Callable[..., str]
@@ -139,7 +139,7 @@ class TestAgain:
             assert any(tmp_path.rglob("*.safetensors"))
             raise error
 
-        monkeypatch.setattr("ard.export.write_json", fail)
+        monkeypatch.setattr("ard.export.folder.write_json", fail)
         line = complaint("export", "--student", toys / "student", "--samples", 0, "--out", tmp_path / "digits", *CPU)
         assert "nothing is lost, run the same command again" in line
         assert list(tmp_path.iterdir()) == []

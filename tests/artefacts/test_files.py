@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ard.errors import InputError
-from ard.files import MAX_JSON_BYTES, read_json, remove_leftovers, sha256_of, write_atomically, write_json
-from ard.models.weights import read_weights
+from ard.core.errors import InputError
+from ard.core.files import MAX_JSON_BYTES, read_json, remove_leftovers, sha256_of, write_atomically, write_json
+from ard.core.model_folder import read_weights
 
 
 def full_disk(_descriptor: int) -> None:

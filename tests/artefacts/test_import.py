@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.config import to_plain
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.models.transformer import Transformer, TransformerConfig, initialise
-from ard.teacher import load_teacher, load_teacher_card
+from ard.core.config import to_plain
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion
+from ard.networks.transformer import Transformer, TransformerConfig, initialise
+from ard.teacher.teacher import load_teacher, load_teacher_card
 from ard.trajectories.manifest import load_manifest
 
 Made = Callable[..., str]

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.teacher import load_teacher_card
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.teacher.teacher import load_teacher_card
 
 Made = Callable[..., str]
 # What diffusers says of its own use of numpy.

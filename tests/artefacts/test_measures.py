@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ard.datasets import load_data
 from ard.evaluation.feature_space import StateFeatures, TeacherFeatures
-from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, load_teacher_card, save_teacher
+from ard.evaluation.measuring import some_of
+from ard.images import load_data
+from ard.student.student import StateKind
+from ard.teacher.teacher import Imported, SourceFormat, TeacherCard, load_teacher, load_teacher_card, save_teacher
+from ard.trajectories.reader import TrajectoryReader
 
 Made = Callable[..., str]
 CPU = torch.device("cpu")
@@ -88,6 +91,10 @@ def test_a_teacher_a_store_and_pictures_are_measured_alike(
     rows = rows_of(tmp_path / "store.json")
     assert rows.keys() == {"teacher-4", "untrained-1", "untrained-2", "untrained-4", "store-0", "pictures-0"}
     assert rows["store-0"]["fd_teacher"] < rows["pictures-0"]["fd_teacher"]
+    labels = TrajectoryReader(own / "store", state=StateKind.X_T, num_steps=1).labels
+    assert labels[some_of(labels, 10)].unique(return_counts=True)[1].tolist() == [1] * 10, (
+        "labels go round with the seeds"
+    )
     assert rows["store-0"]["paired_mse"] is None
     references = ["--references", tmp_path / "other"]
     made("evaluate", "--teacher", own / "teacher", *references, *pictures, tmp_path / "teacher.json")
@@ -127,3 +134,17 @@ def test_states_are_averaged_until_they_are_few() -> None:
     assert torch.equal(small.features(x)[0], x.flatten(1))
     values: Tensor = large.features(torch.ones(2, 4, 32, 32))[0]
     assert values.shape == (2, 4 * 121)
+
+
+def test_a_plan_takes_a_teachers_folder(own: Path, made: Made) -> None:
+    told = made("plan", "--preset", "ard", "--model", own / "teacher", "--tflops", "0.1")
+    card = load_teacher_card(own / "teacher")
+    assert f"states {card.network.channels} x {card.network.latent_size}" in told
+    assert "hours at 0.1 TFLOP/s" in told
+
+
+def test_a_dry_run_on_a_cpu_says_hours_for_that_cpu(own: Path, made: Made, tmp_path: Path) -> None:
+    words = ["distill", "--trajectories", own / "store", "--num-steps", 2, "--out", tmp_path / "x", "--dry-run"]
+    cost = json.loads(made(*words, "--device", "cpu"))["cost"]
+    assert 0 < cost["tflops"] < 20, "a large GPU's are 400"
+    assert cost["hours"]["distill"] == pytest.approx(cost["flop"]["distill"] / cost["tflops"] / 3.6e15, rel=0.06)

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ard.datasets import load_data
-from ard.errors import InputError
-from ard.models.student import StateKind, Student
-from ard.students import load_student
-from ard.teacher import load_teacher
-from ard.training import adversarial as adversarial_module
-from ard.training import distill as distill_module
+from ard.core.errors import InputError
+from ard.images import load_data
+from ard.methods import adversarial as adversarial_module
+from ard.methods import regression as distill_module
+from ard.methods.adversarial import AdversarialConfig, Adversary, adversarial_loss, real_samples
+from ard.methods.collapse import probe_from
+from ard.methods.regression import DistillConfig, distill_loss, parameter_groups, student_pass
+from ard.student.folder import load_student
+from ard.student.student import StateKind, Student
+from ard.teacher.teacher import load_teacher
 from ard.training import loop
 from ard.training import teach as teach_module
-from ard.training.adversarial import AdversarialConfig, Adversary, adversarial_loss, real_samples
-from ard.training.collapse import probe_from
-from ard.training.distill import DistillConfig, distill_loss, parameter_groups, student_pass
+from ard.training.log import Log
 from ard.training.loop import TrainConfig, train
 from ard.training.teach import teacher_loss
 from ard.trajectories.ahead import ReadAhead
@@ -122,7 +123,7 @@ class Copies(TorchDispatchMode):
 @pytest.fixture
 def _silent_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log and the checkpoint are what reads values back, every now and then."""
-    monkeypatch.setattr(loop._Log, "write", lambda *_: 0.0)
+    monkeypatch.setattr(Log, "write", lambda *_: 0.0)
     monkeypatch.setattr(loop, "save_checkpoint", lambda *_, **__: None)
 
 

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.models.student import StateKind, Student, StudentConfig
-from ard.models.weights import load_config, save_model
+from ard.core.model_folder import load_config, save_model
+from ard.core.random import batch_ids, generator_for
+from ard.methods.adversarial import RealSource, real_samples
+from ard.methods.collapse import PER_LABEL, probe_from
+from ard.methods.regression import DistillConfig, distill_loss
 from ard.presets import DISTILL_PRESETS, ONLINE, find_preset
 from ard.presets.digits import DIGITS
-from ard.students import load_card
-from ard.teacher import load_teacher
-from ard.training.adversarial import RealSource, real_samples
-from ard.training.collapse import PER_LABEL, probe_from
-from ard.training.distill import DistillConfig, distill_loss
+from ard.student.folder import load_card
+from ard.student.student import StateKind, Student, StudentConfig
+from ard.teacher.teacher import load_teacher
 from ard.training.loop import TrainConfig, learning_rate
-from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import checkpoints
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online
@@ -172,7 +172,7 @@ class TestTraining:
     ) -> None:
         own = [*online_options[:-1], "--own-history", 0.5, "--out"]
         cut, whole = tmp_path / "cut", tmp_path / "whole"
-        killed(["torch.Tensor.backward:6", "ard.students.save_model:1"], *own, cut)
+        killed(["torch.Tensor.backward:6", "ard.student.folder.save_model:1"], *own, cut)
         made(*own, cut)
         made(*own, whole)
         assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

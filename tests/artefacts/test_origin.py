@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ard.errors import InputError
-from ard.origin import find_teacher
+from ard.core.errors import InputError
+from ard.teacher.origin import find_teacher
 from ard.trajectories.manifest import load_manifest
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ard.errors import InputError
-from ard.files import write_atomically
-from ard.marks import is_marked, npz_mark
-from ard.outputs import Outputs
-from ard.places import require_file, require_folder
+from ard.core.errors import InputError
+from ard.core.files import write_atomically
+from ard.core.marks import is_marked, npz_mark
+from ard.core.outputs import Outputs
+from ard.core.places import require_file, require_folder
 
 Refused = Callable[..., str]
 Made = Callable[..., str]
@@ -26,7 +26,7 @@ MARKED = {".json": Outputs.json, ".svg": Outputs.svg, ".png": Outputs.png}
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ard.files import write_atomically
+from ard.core.files import write_atomically
 
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 write_atomically(Path(sys.argv[1]), b"half")

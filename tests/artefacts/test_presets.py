@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from ard.history import HistoryMask
-from ard.models.backbones import build_network
+from ard.networks.registry import build_network
 from ard.presets import DISTILL_PRESETS, Preset
 from ard.presets.commands import collect_arguments, distill_arguments
-from ard.sampling import sample
-from ard.stages import Stage
-from ard.students import load_student
-from ard.teacher import Imported, SourceFormat, TeacherCard, noise_for_seeds, save_teacher
-from ard.text import TextManifest, condition_of, encode_prompts, open_referred
+from ard.student.folder import load_student
+from ard.student.history import HistoryMask
+from ard.student.sampling import sample
+from ard.studies.stages import Stage
+from ard.teacher.teacher import Imported, SourceFormat, TeacherCard, noise_for_seeds, save_teacher
+from ard.text.encoded import TextManifest, condition_of, encode_prompts, open_referred
 
 Made = Callable[..., str]
 IMPORTED = Imported(

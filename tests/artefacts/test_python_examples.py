@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ard.datasets import DATASETS, load_data, load_digits_images
+from ard.images import DATASETS, load_data, load_digits_images
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]

@@ -16,21 +16,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.datasets import load_data
-from ard.datasets.real import open_pictures
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.latents import LatentCache, usual_size
-from ard.models.autoencoder import load_autoencoder, read_autoencoder
-from ard.models.student import StateKind
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.pictures import to_pixels
-from ard.sharded.shard import write_shard
-from ard.students import load_card
-from ard.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
-from ard.training.adversarial import RealSource, real_samples
+from ard.core.errors import InputError
+from ard.core.random import generator_for
+from ard.core.sharded.shard import write_shard
+from ard.diffusion.process import Diffusion
+from ard.images import load_data
+from ard.images.latent_cache import LatentCache, usual_size
+from ard.images.pictures import to_pixels
+from ard.images.real import open_pictures
+from ard.methods.adversarial import RealSource, real_samples
+from ard.networks.autoencoder import load_autoencoder, read_autoencoder
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.student.folder import load_card
+from ard.student.student import StateKind
+from ard.teacher.teacher import Imported, SourceFormat, TeacherCard, load_teacher, save_teacher
 from ard.training.loop import learning_rate
-from ard.training.randomness import generator_for
 from ard.training.real_set import open_real_set
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online
@@ -183,7 +183,7 @@ class TestCache:
         made: Callable[..., str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("ard.latents.DECODED", 3)
+        monkeypatch.setattr("ard.images.latent_cache.DECODED", 3)
         made("images", "cache", *cache_options(photos, autoencoder_folder), "--out", tmp_path)
         ids = torch.arange(10)
         ours, theirs = (LatentCache(folder).draw(ids, torch.Generator().manual_seed(0)) for folder in (tmp_path, cache))
@@ -218,7 +218,7 @@ class TestCache:
             write_shard(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr("ard.sharded.making.write_shard", met_by_a_signal)
+            patch.setattr("ard.core.sharded.making.write_shard", met_by_a_signal)
             stopped = command(*options)
         assert stopped.returncode == 143
         assert stopped.stderr.splitlines()[-1].startswith("ard: stopped by SIGTERM: the shards that are there are kept")

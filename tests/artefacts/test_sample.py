@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ard.errors import InputError
-from ard.pictures import to_pixels
-from ard.sample_folder import RECORD, require_whole
-from ard.teacher import Guidance, load_teacher, noise_for_seeds, plan_ode, solve_pf_ode
+from ard.core.errors import InputError
+from ard.images.pictures import to_pixels
+from ard.student.sample_folder import RECORD, require_whole
+from ard.teacher.teacher import Guidance, load_teacher, noise_for_seeds, plan_ode, solve_pf_ode
 
 Made = Callable[..., str]
 Refused = Callable[..., str]
@@ -160,7 +160,7 @@ class TestTeacher:
 
 
 def _solver(name: str) -> Any:
-    from ard.diffusion import Solver
+    from ard.diffusion.process import Solver
 
     return Solver(name)
 

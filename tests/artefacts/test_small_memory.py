@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import AdamW
 
-from ard.models.layers import Block
+from ard.networks.dit_layers import Block
 from ard.training.loop import TrainConfig, learning_rate
 from ard.training.state import AverageOn, checkpoints, new_state
 

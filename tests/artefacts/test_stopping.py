@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ard import stopping
-from ard.stopping import DOUBLE, Stopped, stopping_at_once
-from ard.teacher import load_teacher
-from ard.text import PER_FILE, TextManifest, encode_prompts
+from ard.core import stopping
+from ard.core.stopping import DOUBLE, Stopped, stopping_at_once
+from ard.teacher.teacher import load_teacher
+from ard.text.encoded import PER_FILE, TextManifest, encode_prompts
 from ard.training.log import read_log
 from ard.training.loop import TrainConfig, train
 from ard.training.state import checkpoints
@@ -283,8 +283,8 @@ def test_ctrl_c_in_a_terminal_prints_one_line_whatever_the_workers_do(
 STAGES_SCRIPT = """
 import sys
 from pathlib import Path
-from ard import stages
-from ard.stopping import Stopped, stopping_at_once
+from ard.studies import stages
+from ard.core.stopping import Stopped, stopping_at_once
 
 # Stands for `ard`: takes a second, unless it is told to end, which takes it a little while.
 child = '''

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.models.student import StateKind
-from ard.sharded.rows import OPEN_FILES
-from ard.sharded.shard import open_shard, write_shard
-from ard.sharded.store import write_record
-from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
+from ard.core.errors import InputError
+from ard.core.sharded.rows import OPEN_FILES
+from ard.core.sharded.shard import open_shard, write_shard
+from ard.core.sharded.store import write_record
+from ard.student.student import StateKind
+from ard.teacher.teacher import load_teacher, noise_for_seeds, solve_pf_ode
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader, verify
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ard import cli, stages
-from ard.models.weights import load_config, save_model
-from ard.stages import Stage, run_missing
+from ard import cli
+from ard.core.model_folder import load_config, save_model
+from ard.studies import stages
+from ard.studies.stages import Stage, run_missing
 
 Made = Callable[..., str]
 Refused = Callable[..., str]
@@ -86,7 +87,7 @@ def test_a_sweep_compares_every_cell_and_runs_none_twice(
 def test_of_several_rates_each_arm_takes_the_one_with_the_least_error_on_separate_trajectories(
     sweep: Made, tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ard.sweep.NUM_TUNING", 20)
+    monkeypatch.setattr("ard.studies.sweep.NUM_TUNING", 20)
     sweep("--learning-rates", "1e-4,1e-1", "--seeds", "5", "--num-steps", "2")
     kept = json.loads((tmp_path / "sweep" / "tuning.json").read_text())["entries"]
     errors = {entry["identity"]["cell"]: entry["value"] for entry in kept}
@@ -102,7 +103,7 @@ def test_of_several_rates_each_arm_takes_the_one_with_the_least_error_on_separat
 def test_a_trial_that_fails_loses_and_does_not_end_the_sweep(
     sweep: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[list[str]]
 ) -> None:
-    monkeypatch.setattr("ard.sweep.NUM_TUNING", 20)
+    monkeypatch.setattr("ard.studies.sweep.NUM_TUNING", 20)
     well = stages.start
     monkeypatch.setattr(stages, "start", lambda words, *_: 2 if "0.5" in words else well(words))
     sweep("--learning-rates", "1e-4,0.5", "--seeds", "5", "--num-steps", "2", "--masks", "diagonal")
@@ -144,7 +145,7 @@ def test_the_folder_of_all_stages_stands_where_out_is_a_whole_word(tmp_path: Pat
 def test_a_child_ends_soon_after_its_parent_was_killed(tmp_path: Path) -> None:
     child = f"""
 import os, time
-from ard.processes import die_with_parent
+from ard.core.processes import die_with_parent
 die_with_parent(os.getppid())
 open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
 time.sleep(60)

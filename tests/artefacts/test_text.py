@@ -22,20 +22,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.cli import run
-from ard.condition import Prompts, padded
-from ard.errors import InputError, MissingExtraError
+from ard.core.errors import InputError, MissingExtraError
 from ard.evaluation.images import LabelSampling, open_student
-from ard.models.student import StateKind
-from ard.models.text_encoder import find_text_encoder, text_encoder
-from ard.models.transformer import Transformer
+from ard.methods.collapse import FEWEST_PER_LABEL, probe_from, within_label_spread
+from ard.methods.regression import given_by
+from ard.networks.condition import Prompts, padded
+from ard.networks.transformer import Transformer
 from ard.pipeline import ARDPipeline, _check_text, student_model
-from ard.prompts import MAX_CHARACTERS, read_prompts
-from ard.sampling import sample
-from ard.students import load_card, load_student
-from ard.teacher import load_teacher, noise_for_seeds, solve_pf_ode
-from ard.text import EncodedText, encode_prompts, load_text_manifest, text_hash
-from ard.training.collapse import FEWEST_PER_LABEL, probe_from, within_label_spread
-from ard.training.distill import given_by
+from ard.student.folder import load_card, load_student
+from ard.student.sampling import sample
+from ard.student.student import StateKind
+from ard.teacher.teacher import load_teacher, noise_for_seeds, solve_pf_ode
+from ard.text.encoded import EncodedText, encode_prompts, load_text_manifest, text_hash
+from ard.text.encoder import find_text_encoder, text_encoder
+from ard.text.prompts import MAX_CHARACTERS, read_prompts
 from ard.training.loop import TrainConfig
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.files import read_json, write_json
-from ard.models.text_encoder import find_text_encoder, num_cut, open_tokenizer, text_encoder
+from ard.core.errors import InputError
+from ard.core.files import read_json, write_json
+from ard.text.encoder import find_text_encoder, num_cut, open_tokenizer, text_encoder
 
 Made = Callable[..., str]
 CPU = torch.device("cpu")

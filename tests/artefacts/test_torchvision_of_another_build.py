@@ -8,7 +8,7 @@ import pytest
 
 BROKEN = 'raise RuntimeError("operator torchvision::nms does not exist")'
 CALLS = {
-    "an autoencoder": "from ard.models.autoencoder import load_autoencoder as load",
+    "an autoencoder": "from ard.networks.autoencoder import load_autoencoder as load",
     "a pipeline": "import ard\nload = lambda *_: ard.ARDPipeline",
 }
 
@@ -26,7 +26,7 @@ def test_it_is_named(what: str, tmp_path: Path, autoencoder_folder: Path) -> Non
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(tmp_path)!r})
-from ard.errors import InputError
+from ard.core.errors import InputError
 {CALLS[what]}
 try:
     load(Path({str(autoencoder_folder)!r}), torch.device("cpu"))

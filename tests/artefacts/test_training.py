@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ard.errors import InputError
-from ard.losses import regression_loss
-from ard.models.student import Prediction, StateKind, Student, StudentConfig
-from ard.sampling import sample
-from ard.teacher import load_teacher
-from ard.training.distill import DistillConfig, distill_loss, mix_in_own_history, parameter_groups
+from ard.core.errors import InputError
+from ard.core.random import batch_ids, generator_for
+from ard.methods.losses import regression_loss
+from ard.methods.regression import DistillConfig, distill_loss, mix_in_own_history, parameter_groups
+from ard.student.sampling import sample
+from ard.student.student import Prediction, StateKind, Student, StudentConfig
+from ard.teacher.teacher import load_teacher
 from ard.training.log import read_log
 from ard.training.loop import Schedule, TrainConfig, learning_rate, train
-from ard.training.randomness import batch_ids, generator_for
 from ard.training.state import TrainState, checkpoints, load_checkpoint, new_state, save_checkpoint
 from ard.trajectories.reader import TrajectoryReader
 
@@ -134,7 +134,7 @@ class TestContinuity:
         options = [*distill_options, *own, "--iterations", 10, "--checkpoint-every", 2, "--log-every", 3]
         arguments = ["distill", "--trajectories", toys / "store", *options, "--out"]
         killed(
-            ["os.fsync:2", "torch.Tensor.backward:4", "os.fsync:3", "ard.students.save_model:1"],
+            ["os.fsync:2", "torch.Tensor.backward:4", "os.fsync:3", "ard.student.folder.save_model:1"],
             *arguments,
             tmp_path / "cut",
         )

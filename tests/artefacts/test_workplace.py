@@ -13,13 +13,13 @@ import pytest
 
 from ard.cli import COMMANDS
 from ard.cli.workplace import ALONE, SHARED
-from ard.errors import InputError
-from ard.processes import working_in
+from ard.core.errors import InputError
+from ard.core.processes import working_in
 
 HOLDER = """
 import sys
 from pathlib import Path
-from ard.processes import working_in
+from ard.core.processes import working_in
 with working_in(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     sys.stdin.read()

@@ -150,7 +150,7 @@ def publish_networks() -> None:
 def _save_checkpoints() -> None:
     from safetensors.torch import save_file
 
-    from ard.models.transformer import Transformer, TransformerConfig, initialise
+    from ard.networks.transformer import Transformer, TransformerConfig, initialise
 
     shape = TransformerConfig(
         width=64, depth=2, num_heads=2, patch_size=4, latent_size=8, channels=4, num_classes=10, learn_sigma=True

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics import clip_mmd
 from ard.evaluation.metrics.clip_mmd import cmmd
 

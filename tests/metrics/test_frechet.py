@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics.frechet import frechet_distance
 from ard.evaluation.metrics.moments import Moments, moments_of
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics.inception_score import inception_score
 
 Normal = Callable[..., Tensor]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.datasets import ImageData
 from ard.evaluation.classifier import TrainedClassifier, new_classifier
 from ard.evaluation.evaluate import Judge, make_judge
 from ard.evaluation.metrics.frechet import frechet_distance
 from ard.evaluation.metrics.moments import moments_of
 from ard.evaluation.metrics.precision_recall import precision_recall
+from ard.images import ImageData
 from ard.trajectories.reader import TrajectoryBatch
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics.kernel_distance import kernel_distance
 
 Normal = Callable[..., Tensor]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics.moments import Moments, MomentsAccumulator, moments_of
 
 Normal = Callable[..., Tensor]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics import exact_balls
 from ard.evaluation.metrics import precision_recall as module
 from ard.evaluation.metrics.precision_recall import Distances, PrecisionRecall, precision_recall

@@ -16,14 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ard.cli import run
-from ard.diffusion import Diffusion
+from ard.diffusion.process import Diffusion
 from ard.evaluation.features.inception import Inception, build_inception
 from ard.evaluation.features.inception_network import InceptionNetwork
-from ard.history import HistoryMask
-from ard.models.student import StudentConfig
-from ard.models.transformer import TransformerConfig
-from ard.students import StudentCard, build_student, save_student
-from ard.teacher import Guidance, Ode, TeacherRef
+from ard.networks.transformer import TransformerConfig
+from ard.student.folder import StudentCard, build_student, save_student
+from ard.student.history import HistoryMask
+from ard.student.student import StudentConfig
+from ard.teacher.teacher import Guidance, Ode, TeacherRef
 
 CPU = ["--device", "cpu"]
 

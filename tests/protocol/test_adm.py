@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.adm import open_array_file, read_reference, write_reference
 from ard.evaluation.features.network import Feature
 from ard.evaluation.images import Images, RgbPixels

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.features.clip import CLIP_MEAN, CLIP_STD, load_clip
 from ard.evaluation.features.dinov2 import IMAGENET_MEAN, IMAGENET_STD, load_dinov2, resample_positions
 from ard.evaluation.features.network import Feature, FeatureNetwork, bicubic

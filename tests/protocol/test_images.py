@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.images import Images, LabelSampling, label_of, open_student
 from ard.evaluation.real import open_real
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.features.inception import Inception, build_inception, load_inception
 from ard.evaluation.features.inception_network import InceptionOutput
 from ard.evaluation.features.network import Feature, channels_first, without_tf32

@@ -17,11 +17,11 @@ from PIL import Image
 
 from ard import cli
 from ard.evaluation.images import LabelSampling, open_student
-from ard.pictures import to_pixels
-from ard.reproduce.imagenet import ImagenetConfig, stages
-from ard.sampling import sample
-from ard.students import load_student
-from ard.teacher import noise_for_seeds
+from ard.images.pictures import to_pixels
+from ard.student.folder import load_student
+from ard.student.sampling import sample
+from ard.studies.paper.imagenet import ImagenetConfig, stages
+from ard.teacher.teacher import noise_for_seeds
 
 CPU = torch.device("cpu")
 SIDE = 16  # Latents of 8 x 8, and 2 x 2 pixels for each.

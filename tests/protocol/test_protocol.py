@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
 from ard.evaluation.feature_pass import collect, evenly_spread
 from ard.evaluation.features.network import Feature, FeatureNetwork

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ard.datasets.centre_crop import centre_crop
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.images import Images
 from ard.evaluation.real import open_real
+from ard.images.centre_crop import centre_crop
 
 Pictures = Callable[..., NDArray[np.uint8]]
 

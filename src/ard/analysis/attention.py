@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.condition import Condition
-from ard.figures import HeatMap, heat_maps
-from ard.history import Gate, KVCache
-from ard.models.layers import Attend
-from ard.models.student import History, Student
-from ard.models.text_layers import Conditioning
-from ard.sampling import sample
-from ard.types import Heads, Latents, Tokens
+from ard.core.types import Heads, Latents, Tokens
+from ard.networks.condition import Condition
+from ard.networks.dit_layers import Attend
+from ard.networks.pixart_layers import Conditioning
+from ard.reporting.figures import HeatMap, heat_maps
+from ard.student.history import Gate, KVCache
+from ard.student.sampling import sample
+from ard.student.student import History, Student
 
 StepShares = Float[Tensor, "step layer read"]
 Observe = Callable[[int, KVCache, int, Heads, Heads], None]  # step, cache, layer, q, k

@@ -4,19 +4,23 @@ One multiply-accumulate is two FLOP. A backward pass costs two forward passes, o
 """
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from ard.analysis.flops import forward_macs, student_row, teacher_row
 from ard.analysis.memory import Memory, num_parameters, update_memory
-from ard.models.discriminator import DiscriminatorConfig
-from ard.models.student import StudentConfig
-from ard.models.transformer import TransformerConfig
+from ard.networks.discriminator import DiscriminatorConfig
+from ard.networks.transformer import TransformerConfig
 from ard.presets import DISCRIMINATORS, Preset
-from ard.teacher import Ode
+from ard.student.student import StudentConfig
+from ard.teacher.teacher import Ode
 from ard.training.loop import TrainConfig
 
+ROUNDS = 10  # Products that are timed.
 TFLOPS = 400.0
 """10^12 FLOP/s at which hours are computed: about 40 % of what an H100 or H200 does in bf16 at most."""
 FLOP_PER_MAC = 2
@@ -80,7 +84,7 @@ class Budget:
             "run_bytes": self.run_bytes,
             "flop": flop,
             "tflops": tflops,
-            "hours": {name: round(hours(flop[name], tflops), 1) for name in ("collect", "distill")},
+            "hours": {name: float(f"{hours(flop[name], tflops):.2g}") for name in ("collect", "distill")},
             "memory_bytes": {"float32": memory_plain(self.float32), "bf16": memory_plain(self.bf16)},
             "assumptions": ASSUMPTIONS,
         }
@@ -141,6 +145,22 @@ def memory_plain(memory: Memory) -> dict[str, int]:
 def hours(flop: float, tflops: float) -> float:
     """How long `flop` take at `tflops` 10^12 FLOP/s."""
     return flop / (tflops * 1e12) / 3600
+
+
+def usual_tflops(device: torch.device) -> float:
+    """The rate at which hours are computed, in 10^12 FLOP/s: of a CPU what its matrix products reach just now.
+
+    Of other devices it is `TFLOPS`, a large GPU's.
+    """
+    if device.type != "cpu":
+        return TFLOPS
+    matrix = torch.ones(768, 768)
+    torch.mm(matrix, matrix)  # The first one is slower.
+    start = time.perf_counter()
+    for _ in range(ROUNDS):
+        torch.mm(matrix, matrix)
+    rate = ROUNDS * FLOP_PER_MAC * len(matrix) ** 3 / (time.perf_counter() - start) / 1e12
+    return float(f"{rate:.2g}")
 
 
 def preset_workload(preset: Preset, network: TransformerConfig) -> Workload:

@@ -7,15 +7,15 @@ from statistics import fmean
 from typing import Any
 
 from ard.analysis.labels import short_labels
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.model_folder import checksum, read_weights
+from ard.core.result_cache import Kept
 from ard.evaluation.evaluate import Judge, Row, Scores, number, student_row
-from ard.figures import Curve, Panel, plot_panels
-from ard.kept import Kept
-from ard.models.lora import A as ADAPTER
-from ard.models.student import Student
-from ard.models.weights import checksum, read_weights
-from ard.students import StudentCard
-from ard.table import COLUMNS, as_text, cell, floor_note, merge_seeds
+from ard.reporting.figures import Curve, Panel, plot_panels
+from ard.reporting.table import COLUMNS, as_text, cell, floor_note, merge_seeds
+from ard.student.folder import StudentCard
+from ard.student.lora import A as ADAPTER
+from ard.student.student import Student
 from ard.training.state import DamagedCheckpointError, checkpoints, read_note
 from ard.trajectories.source import TrajectoryBatch
 

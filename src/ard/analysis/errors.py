@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from ard.core.types import Latents
 from ard.evaluation.evaluate import Conditions, Judge, Row, Scores, classes, number, student_row
-from ard.figures import Curve, plot
-from ard.models.student import Student
-from ard.sampling import continue_trajectory
-from ard.students import StudentCard
-from ard.table import COLUMNS, cell, describe, merge_seeds
+from ard.reporting.figures import Curve, plot
+from ard.reporting.table import COLUMNS, cell, describe, merge_seeds
+from ard.student.folder import StudentCard
+from ard.student.sampling import continue_trajectory
+from ard.student.student import Student
 from ard.trajectories.source import TrajectoryBatch
-from ard.types import Latents
 
 TITLE, X_LABEL = "The teacher takes the first steps, the student the others", "steps by the teacher"
 

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.history import HistoryMask
-from ard.models.student import StudentConfig
-from ard.models.transformer import SIZES, TextConfig, TransformerConfig, named_config
-from ard.teacher import Ode
+from ard.core.errors import InputError
+from ard.diffusion.process import Diffusion
+from ard.networks.transformer import SIZES, TextConfig, TransformerConfig, named_config
+from ard.student.history import HistoryMask
+from ard.student.student import StudentConfig
+from ard.teacher.teacher import Ode
 
 GIGA = 10**9
 MAX_STEPS = Diffusion().num_train_steps

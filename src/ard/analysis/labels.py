@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ard.analysis.masks import mask_label
 from ard.evaluation.evaluate import Row
-from ard.history import HistoryMask
+from ard.student.history import HistoryMask
 
 ALWAYS = 3  # How many of the parts are told in any case.
 

@@ -2,9 +2,10 @@
 
 import torch
 
-from ard.errors import InputError
-from ard.figures import BlockGrid, block_grids
-from ard.history import HistoryMask, block_mask
+from ard.core.errors import InputError
+from ard.reporting.figures import BlockGrid, block_grids
+from ard.student.history import HistoryMask
+from ard.student.reference import block_mask
 
 MOST_STEPS = 16  # More are illegible side by side.
 LINE_WIDTH = 100
@@ -26,7 +27,7 @@ def mask_label(mask: HistoryMask) -> str:
 
 def step_kinds(mask: HistoryMask, num_steps: int) -> list[list[int]]:
     """For each step (row) and key step (column), an index into KINDS: not read, earlier or the step itself."""
-    readable = block_mask(mask, num_steps=num_steps, num_tokens=1)
+    readable = block_mask(mask, S=num_steps)
     return (readable.int() + torch.eye(num_steps, dtype=torch.int)).tolist()
 
 

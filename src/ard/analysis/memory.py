@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from ard.analysis.flops import TEXT_TOKENS
-from ard.diffusion import Diffusion
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.backbones import build_network
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import TransformerConfig
+from ard.diffusion.process import Diffusion
+from ard.networks.registry import build_network
+from ard.networks.transformer import TransformerConfig
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Student, StudentConfig
 
 WIDE = 4  # Bytes of a float32.
 STREAM = 4  # float32 values per token and channel in a block.

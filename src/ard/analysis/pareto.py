@@ -11,16 +11,16 @@ from typing import Any
 from ard.analysis import flops
 from ard.analysis.labels import short_labels
 from ard.analysis.latency import Latency
-from ard.condition import Condition
-from ard.config import fingerprint_of
+from ard.core.config import fingerprint_of
+from ard.core.types import Latents, Trajectory
 from ard.evaluation.evaluate import Row, Scores, number, student_row
-from ard.figures import Curve, Panel, plot_panels
-from ard.models.student import Student
-from ard.references import Comparison, teacher_rows
-from ard.sampling import sample
-from ard.table import COLUMNS, as_text, cell, describe, floor_note, merge_seeds
-from ard.teacher import solve_pf_ode
-from ard.types import Latents, Trajectory
+from ard.evaluation.references import Comparison, teacher_rows
+from ard.networks.condition import Condition
+from ard.reporting.figures import Curve, Panel, plot_panels
+from ard.reporting.table import COLUMNS, as_text, cell, describe, floor_note, merge_seeds
+from ard.student.sampling import sample
+from ard.student.student import Student
+from ard.teacher.teacher import solve_pf_ode
 
 FRONT_STYLE = 6  # Black.
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ard.diffusion import Solver
-from ard.spacing import TimeSpacing
-from ard.table import as_text
-from ard.teacher import Guidance, Ode, Teacher, plan_ode, solve_pf_ode
-from ard.types import Labels, Latents
+from ard.core.types import Labels, Latents
+from ard.diffusion.process import Solver
+from ard.diffusion.spacing import TimeSpacing
+from ard.reporting.table import as_text
+from ard.teacher.teacher import Guidance, Ode, Teacher, plan_ode, solve_pf_ode
 
 REFERENCE = Solver.DPMPP_2M  # The one of second order that both diffusions have.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ard.analysis.latency import measure_latencies
-from ard.models.transformer import TransformerConfig
+from ard.networks.transformer import TransformerConfig
 
 SQUARE = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # Sides of square products.
 COPIED = {"cpu": 2**27, "cuda": 2**31}  # Bytes.

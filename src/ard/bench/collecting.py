@@ -6,10 +6,10 @@ import torch
 
 from ard.analysis.flops import teacher_row
 from ard.bench.contenders import DIFFUSION, Batch, Contender
-from ard.devices import Precision
-from ard.errors import InputError
-from ard.models.transformer import Transformer
-from ard.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
+from ard.core.devices import Precision
+from ard.core.errors import InputError
+from ard.networks.transformer import Transformer
+from ard.teacher.teacher import Guidance, Teacher, plan_ode, solve_pf_ode
 from ard.trajectories.execution import Execution, executed
 
 INTERVAL = (0.25, 0.75)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ard.analysis.flops import student_row, teacher_row
-from ard.condition import Condition
-from ard.devices import autocast
-from ard.diffusion import Diffusion, Solver
-from ard.errors import InputError
-from ard.fast_sampling import Draw, Speed, drawing
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.drawing import draw
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer, TransformerConfig
-from ard.teacher import Guidance, Ode, Teacher, solve_pf_ode
-from ard.types import Labels, Latents
+from ard.core.devices import autocast
+from ard.core.errors import InputError
+from ard.core.types import Labels, Latents
+from ard.diffusion.process import Diffusion, Solver
+from ard.networks.condition import Condition
+from ard.networks.drawing import draw
+from ard.networks.transformer import Transformer, TransformerConfig
+from ard.student.fast_sampling import Draw, Speed, drawing
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import Guidance, Ode, Teacher, solve_pf_ode
 
 NAMES = "teacher25, kd1, step4, ard4-n6, ard4-all, ard4-all-recomputed, ard4-n6-fast, ard4-n6-compiled"
 PATTERN = re.compile(r"(?:(teacher)(\d+)|(?:(step|kd)(\d+)|ard(\d+)-(?:n(\d+)|all))(-recomputed|-fast|-compiled)?)")

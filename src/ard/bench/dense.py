@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
-from ard.history import HistoryAttention, HistoryMask, block_mask
-from ard.models.layers import Block, FinalLayer
-from ard.models.student import Student
-from ard.models.transformer import vector_of
-from ard.types import Labels, States
+from ard.core.types import Labels, States
+from ard.networks.dit_layers import Block, FinalLayer
+from ard.networks.transformer import vector_of
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.reference import block_mask
+from ard.student.student import Student
 
 
 def dense_forward(student: Student, states: States, label: Labels) -> States:
@@ -28,10 +29,7 @@ def dense_forward(student: Student, states: States, label: Labels) -> States:
         tokens.unflatten(0, (batch, count)).flatten(1, 2),
         condition.repeat_interleave(num_tokens, 0).view(batch, count * num_tokens, -1),
     )
-    masks = [
-        block_mask(kind, num_steps=count, num_tokens=num_tokens).to(states.device)
-        for kind in (config.mask, HistoryMask.DIAGONAL)
-    ]
+    masks = [block_mask(kind, S=count, P=num_tokens).to(states.device) for kind in (config.mask, HistoryMask.DIAGONAL)]
     for index, block in enumerate(network.blocks):
         assert isinstance(block, Block)  # noqa: S101 for the type checker
         tokens = _block(block, tokens, condition, masks[index >= config.history_blocks], num_heads)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ard.diffusion import Diffusion, Solver
-from ard.models.student import StateKind
-from ard.sharded.making import Claim, publish_shard
-from ard.teacher import Guidance, Ode, TeacherRef
+from ard.core.sharded.making import Claim, publish_shard
+from ard.diffusion.process import Diffusion, Solver
+from ard.student.student import StateKind
+from ard.teacher.teacher import Guidance, Ode, TeacherRef
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.reader import TrajectoryReader
 

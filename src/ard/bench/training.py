@@ -12,14 +12,14 @@ from ard.analysis.flops import student_row
 from ard.bench.contenders import random_batch, random_student
 from ard.bench.dense import dense_forward
 from ard.bench.memory import peak_bytes
-from ard.devices import autocast
-from ard.errors import InputError
-from ard.losses import regression_loss
-from ard.models.running import block_runner
-from ard.models.student import Student, StudentConfig
-from ard.models.transformer import Transformer
+from ard.core.devices import autocast
+from ard.core.errors import InputError
+from ard.core.types import Labels, States
+from ard.methods.losses import regression_loss
+from ard.networks.block_execution import block_runner
+from ard.networks.transformer import Transformer
+from ard.student.student import Student, StudentConfig
 from ard.training.state import new_state
-from ard.types import Labels, States
 
 
 class Layout(StrEnum):

@@ -11,9 +11,9 @@ from ard.cli.parsing import parse
 from ard.cli.random_state import own_random_numbers
 from ard.cli.streams import make_patient
 from ard.cli.workplace import workplace
-from ard.errors import InputError
-from ard.processes import die_with_parent
-from ard.stopping import Stopped, stopping_at_once
+from ard.core.errors import InputError
+from ard.core.processes import die_with_parent
+from ard.core.stopping import Stopped, stopping_at_once
 
 __all__ = ["COMMANDS", "main", "parse", "run"]
 

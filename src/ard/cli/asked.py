@@ -12,17 +12,17 @@ from typing import Any, TypeAlias
 import torch
 
 from ard.cli.options import parse_range
-from ard.condition import Condition
-from ard.decoding import teacher_of
-from ard.errors import InputError
-from ard.exported_text import students_encoder
-from ard.models.text_encoder import TextEncoderCard, find_text_encoder, text_encoder
-from ard.models.transformer import TextConfig, TransformerConfig
-from ard.prompts import MAX_CHARACTERS
-from ard.students import StudentCard, find_text
-from ard.teacher import TeacherCard
-from ard.text import EncodedText, encode_now, load_text_manifest, require_text
-from ard.types import Labels
+from ard.core.errors import InputError
+from ard.core.types import Labels
+from ard.export.text import students_encoder
+from ard.networks.condition import Condition
+from ard.networks.transformer import TextConfig, TransformerConfig
+from ard.student.decoding import teacher_of
+from ard.student.folder import StudentCard, find_text
+from ard.teacher.teacher import TeacherCard
+from ard.text.encoded import EncodedText, encode_now, load_text_manifest, require_text
+from ard.text.encoder import TextEncoderCard, find_text_encoder, text_encoder
+from ard.text.prompts import MAX_CHARACTERS
 
 OPTION = "--text-encoder"
 Show: TypeAlias = Callable[[Labels], Condition]

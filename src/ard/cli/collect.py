@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from ard.cli.options import print_plan
-from ard.devices import DeviceName, default_workers, resolve_device
-from ard.diffusion import Solver
-from ard.errors import InputError
-from ard.models.student import StateKind
+from ard.core.devices import DeviceName, default_workers, resolve_device
+from ard.core.errors import InputError
+from ard.core.progress import progress_bar
+from ard.diffusion.process import Solver
+from ard.diffusion.spacing import TimeSpacing
+from ard.diffusion.timegrid import check_indices, uniform_indices
 from ard.presets import NUM_TEACHER_STEPS
-from ard.progress import progress_bar
-from ard.spacing import TimeSpacing
-from ard.teacher import Guidance, load_teacher, plan_ode
-from ard.text import EncodedText
-from ard.timegrid import check_indices, uniform_indices
+from ard.student.student import StateKind
+from ard.teacher.teacher import Guidance, load_teacher, plan_ode
+from ard.text.encoded import EncodedText
 from ard.trajectories.collect import collect, plan_store, with_measured_error
 from ard.trajectories.execution import Execution, executed
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 
 COMMANDS = {
     # verb, of one word or two: (module, class, one line)

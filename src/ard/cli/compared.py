@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError, require_at_least
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.errors import InputError, require_at_least
 from ard.evaluation.feature_space import FeatureKind
-from ard.origin import find_teacher
-from ard.references import MIN_SAMPLES, References, references_in
-from ard.students import StudentCard, load_card
+from ard.evaluation.references import MIN_SAMPLES, References, references_in
+from ard.student.folder import StudentCard, load_card
+from ard.teacher.origin import find_teacher
 
 
 @dataclass(frozen=True, kw_only=True)

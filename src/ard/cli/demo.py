@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ard.cli.options import print_plan
-from ard.demo import DemoConfig, plan, run_demo
-from ard.devices import DeviceName
-from ard.errors import InputError
-from ard.places import require_own_folder
+from ard.core.devices import DeviceName
+from ard.core.errors import InputError
+from ard.core.places import require_own_folder
+from ard.studies.demo import DemoConfig, plan, run_demo
 
 
 @dataclass(frozen=True, kw_only=True)

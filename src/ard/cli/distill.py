@@ -10,28 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ard.analysis.budget import TFLOPS, Workload, budget
+from ard.analysis.budget import Workload, budget, usual_tflops
 from ard.cli.given import Given, names_in, require_beside
 from ard.cli.options import print_plan, tell, to_plain_dict
 from ard.cli.supply import Supply, online, stored
-from ard.config import differences, fingerprint_of, flatten, from_plain, to_plain
-from ard.datasets.look import Check, look_over
-from ard.datasets.real import Columns
-from ard.decoding import require_scale
-from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError
-from ard.files import read_json
-from ard.history import HistoryMask
-from ard.models.running import block_runner
-from ard.models.student import Student, StudentConfig
-from ard.presets import DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
-from ard.presets.fitted import fit_recipe, tell_recipe
-from ard.presets.preset import Preset
-from ard.students import StartRef, StudentCard, load_card, save_student, start_from
-from ard.teacher import load_teacher_card, reference_to
-from ard.text import seen_from
-from ard.timegrid import rescaled_indices
-from ard.training.adversarial import (
+from ard.core.config import differences, fingerprint_of, flatten, from_plain, to_plain
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.errors import InputError
+from ard.core.files import read_json
+from ard.diffusion.timegrid import rescaled_indices
+from ard.images.look import Check, look_over
+from ard.images.real import Columns
+from ard.methods.adversarial import (
     AdversarialConfig,
     AdversarialHistory,
     Adversary,
@@ -39,9 +29,8 @@ from ard.training.adversarial import (
     adversarial_loss,
     real_samples,
 )
-from ard.training.collapse import probe_from
-from ard.training.companion import Alone, Companion
-from ard.training.distill import (
+from ard.methods.collapse import probe_from
+from ard.methods.regression import (
     DistillConfig,
     adapt,
     distill_loss,
@@ -49,6 +38,17 @@ from ard.training.distill import (
     published_weights,
     student_pass,
 )
+from ard.networks.block_execution import block_runner
+from ard.presets import DISTILL_PRESETS, FROM_STORE, ONLINE, find_preset, further
+from ard.presets.fitted import fit_recipe, tell_recipe
+from ard.presets.preset import Preset
+from ard.student.decoding import require_scale
+from ard.student.folder import StartRef, StudentCard, load_card, save_student, start_from
+from ard.student.history import HistoryMask
+from ard.student.student import Student, StudentConfig
+from ard.teacher.teacher import load_teacher_card, reference_to
+from ard.text.encoded import seen_from
+from ard.training.companion import Alone, Companion
 from ard.training.loop import HOUSEKEEPING, TrainConfig, is_finished, train
 from ard.training.real_set import RealSet, known_as, open_real_set
 from ard.training.state import trained_parameters
@@ -132,7 +132,7 @@ class Distill:
         real = self._real(supply)
         plan = self._plan(student, supply, grid, origin, real)
         if self.dry_run:
-            cost = budget(self._workload(student, manifest)).plain(TFLOPS)
+            cost = budget(self._workload(student, manifest)).plain(usual_tflops(device))
             return print_plan({**plan, "device": str(device), "out": self.out, "cost": cost})
         if is_finished(self.out, plan, "student"):
             return print(f"student {self.out} is there already")

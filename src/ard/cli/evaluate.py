@@ -9,12 +9,12 @@ import torch
 
 from ard.cli.given import Given, names_in, written
 from ard.cli.options import parse_seeds, print_plan, tell
-from ard.config import to_plain
-from ard.datasets.look import Check
-from ard.datasets.real import Columns
-from ard.devices import DeviceName, resolve_device
-from ard.distributed import process_group
-from ard.errors import InputError, require_at_least
+from ard.core.config import to_plain
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.distributed import process_group
+from ard.core.errors import InputError, require_at_least
+from ard.core.outputs import Outputs
+from ard.core.ranks import rank_and_world, require_one_process
 from ard.evaluation.adm import Reference, folder_reference, open_array_file, read_reference
 from ard.evaluation.feature_space import FeatureKind
 from ard.evaluation.images import Images, LabelSampling, open_student
@@ -31,12 +31,7 @@ from ard.evaluation.protocol import (
     measure,
 )
 from ard.evaluation.real import open_real
-from ard.evaluation.result import NUM_SAMPLES, format_result
-from ard.origin import find_teacher
-from ard.outputs import Outputs
-from ard.presets import NUM_TEACHER_STEPS
-from ard.ranks import rank_and_world, require_one_process
-from ard.references import (
+from ard.evaluation.references import (
     MIN_SAMPLES,
     Comparison,
     References,
@@ -47,11 +42,16 @@ from ard.references import (
     prepare_comparison,
     references_in,
 )
-from ard.sample_folder import require_whole
-from ard.students import load_card
-from ard.table import format_rows
-from ard.teacher import Guidance, load_teacher, plan_ode
-from ard.text import EncodedText, open_referred, require_text
+from ard.evaluation.result import NUM_SAMPLES, format_result
+from ard.images.look import Check
+from ard.images.real import Columns
+from ard.presets import NUM_TEACHER_STEPS
+from ard.reporting.table import format_rows
+from ard.student.folder import load_card
+from ard.student.sample_folder import require_whole
+from ard.teacher.origin import find_teacher
+from ard.teacher.teacher import Guidance, load_teacher, plan_ode
+from ard.text.encoded import EncodedText, open_referred, require_text
 from ard.trajectories.manifest import load_manifest
 
 FIRST_SEED = 1_000_000  # As `ard sample`: training does not use the noises from here on.

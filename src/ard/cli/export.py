@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.options import print_plan
-from ard.devices import DeviceName, resolve_device
-from ard.export import Export as Plan
-from ard.export import export_identity, is_exported, make_pipeline, num_bytes, plan_export, write_export
-from ard.places import require_folder
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.places import require_folder
+from ard.export.folder import Export as Plan
+from ard.export.folder import export_identity, is_exported, make_pipeline, num_bytes, plan_export, write_export
 
 
 @dataclass(frozen=True, kw_only=True)

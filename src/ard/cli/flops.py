@@ -11,15 +11,15 @@ from tyro.constructors import PrimitiveConstructorSpec
 from ard.analysis.flops import GIGA, Row, network_name, student_row, table_1, teacher_row, usual_network
 from ard.analysis.masks import mask_label
 from ard.cli.options import print_plan
-from ard.config import to_plain
-from ard.diffusion import Diffusion, DiffusionKind, Solver
-from ard.errors import InputError, require_at_least
-from ard.history import HistoryMask
-from ard.models.student import StudentConfig
-from ard.models.transformer import TransformerConfig
-from ard.outputs import Outputs
-from ard.students import StudentCard, load_card
-from ard.teacher import Guidance, Ode, load_teacher_card
+from ard.core.config import to_plain
+from ard.core.errors import InputError, require_at_least
+from ard.core.outputs import Outputs
+from ard.diffusion.process import Diffusion, DiffusionKind, Solver
+from ard.networks.transformer import TransformerConfig
+from ard.student.folder import StudentCard, load_card
+from ard.student.history import HistoryMask
+from ard.student.student import StudentConfig
+from ard.teacher.teacher import Guidance, Ode, load_teacher_card
 
 TERMINAL = Path("-")
 

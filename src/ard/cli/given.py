@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 
 Given = frozenset[str]  # The names of fields, such as replay_updates.
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 
 
 def at_home(value: Any) -> Any:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.options import print_plan, tell
-from ard.datasets.look import Check, look_over
-from ard.datasets.real import Columns
-from ard.devices import DeviceName, resolve_device
-from ard.latents import make_cache, plan_cache, usual_size
-from ard.models.autoencoder import Autoencoder, load_autoencoder, read_autoencoder
-from ard.progress import progress_bar
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.progress import progress_bar
+from ard.images.latent_cache import make_cache, plan_cache, usual_size
+from ard.images.look import Check, look_over
+from ard.images.real import Columns
+from ard.networks.autoencoder import Autoencoder, load_autoencoder, read_autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)

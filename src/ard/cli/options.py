@@ -7,10 +7,10 @@ import sys
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from ard.config import to_plain
-from ard.errors import InputError
-from ard.ranks import rank_and_world
-from ard.seeds import require_seed
+from ard.core.config import to_plain
+from ard.core.errors import InputError
+from ard.core.ranks import rank_and_world
+from ard.core.seeds import require_seed
 
 MAX_COUNT = 10**7
 

@@ -11,8 +11,8 @@ from ard.cli.commands import COMMANDS, meant, split
 from ard.cli.given import Choosy, given_in
 from ard.cli.home import at_home
 from ard.cli.preset_defaults import with_preset
-from ard.errors import InputError
-from ard.offline import environment
+from ard.core.errors import InputError
+from ard.core.offline import environment
 
 FRAME = "─│╭╮╰╯├┤"
 

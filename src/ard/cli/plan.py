@@ -12,12 +12,13 @@ from ard.analysis.budget import ASSUMPTIONS, TFLOPS, Budget, Workload, budget, h
 from ard.analysis.flops import network_name
 from ard.cli.flops import TERMINAL, JsonPath
 from ard.cli.options import print_plan, to_plain_dict
-from ard.errors import InputError, require_at_least
-from ard.models.transformer import TransformerConfig, named_config
-from ard.outputs import Outputs
+from ard.core.errors import InputError, require_at_least
+from ard.core.outputs import Outputs
+from ard.networks.transformer import TransformerConfig, named_config
 from ard.presets import Preset, find_preset
 from ard.presets.commands import collect_arguments, distill_arguments
-from ard.table import as_text
+from ard.reporting.table import as_text
+from ard.teacher.teacher import load_teacher_card
 
 PARTS = {
     "weights": "weights",
@@ -40,13 +41,14 @@ class Plan:
         ard plan --preset imagenet256-ard
         ard plan --preset imagenet256-ard --batch-size 8 --tflops 150
         ard plan --preset imagenet256-ard --model DiT-B/2 --iterations 50000 --json plan.json
+        ard plan --preset ard --model runs/teacher --tflops 0.1
         ard plan --preset ard
     """
 
     preset: str
     """A preset of `ard distill`."""
     model: str | None = None
-    """Size and patch of the teacher, such as DiT-B/2; None: the preset's."""
+    """Size and patch of the teacher, such as DiT-B/2, or a teacher's folder; None: the preset's."""
     num: int | None = None
     """Number of trajectories; None: the preset's."""
     iterations: int | None = None
@@ -124,9 +126,14 @@ def _network(preset: Preset, model: str | None) -> TransformerConfig:
     network = preset.teacher.network
     if model is None:
         return network
-    shape = named_config(
-        model, latent_size=network.latent_size, channels=network.channels, num_classes=network.num_classes
-    )
+    if Path(model).is_dir():
+        return load_teacher_card(Path(model)).network
+    try:
+        shape = named_config(
+            model, latent_size=network.latent_size, channels=network.channels, num_classes=network.num_classes
+        )
+    except InputError as error:
+        raise InputError(f"{error}; or a folder, but {model} is no teacher here") from None
     names = ("width", "depth", "num_heads", "patch_size")
     return replace(network, **{name: getattr(shape, name) for name in names})
 

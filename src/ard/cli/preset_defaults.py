@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 from ard.cli.given import value_of
-from ard.errors import InputError
+from ard.core.errors import InputError
 
 
 def with_preset(verb: str, command: Any, arguments: list[str]) -> Any:
@@ -45,8 +45,8 @@ def _distilling(command: Any, arguments: list[str]) -> Any:
 
 def _collecting(command: Any, arguments: list[str]) -> Any:
     """`command` with the options of the trajectories that `--preset` names, if it is given."""
+    from ard.diffusion.timegrid import rescaled_indices
     from ard.presets import find_preset
-    from ard.timegrid import rescaled_indices
     from ard.trajectories.execution import Execution
 
     name = value_of("preset", arguments)

@@ -6,12 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from ard.cli.options import print_plan
-from ard.config import differences, to_plain
-from ard.devices import DeviceName
-from ard.errors import InputError
-from ard.places import require_own_folder
-from ard.reproduce.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
-from ard.reproduce.tiny import TinyConfig, plan, run_tiny
+from ard.core.config import differences, to_plain
+from ard.core.devices import DeviceName
+from ard.core.errors import InputError
+from ard.core.places import require_own_folder
+from ard.studies.paper.imagenet import ImagenetConfig, imagenet_plan, run_imagenet
+from ard.studies.paper.tiny import TinyConfig, plan, run_tiny
 
 
 class Scale(StrEnum):

@@ -21,21 +21,21 @@ from ard.cli.sample_grid import (
     teacher_grid_rows,
 )
 from ard.cli.sample_job import Job, Models
-from ard.config import fingerprint_of, to_plain
-from ard.decoding import find_autoencoder, load_decoder, space_of_student, space_of_teacher
-from ard.devices import DeviceName, resolve_device
-from ard.diffusion import Solver
-from ard.errors import InputError, require_at_least
-from ard.fast_sampling import Speed
-from ard.models.autoencoder import AutoencoderCard
-from ard.origin import find_teacher
-from ard.pictures import Pixels, SampleOutput, sample_output
+from ard.core.config import fingerprint_of, to_plain
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.errors import InputError, require_at_least
+from ard.core.progress import progress_bar
+from ard.core.seeds import in_words
+from ard.diffusion.process import Solver
+from ard.diffusion.spacing import TimeSpacing
+from ard.images.pictures import Pixels, SampleOutput, sample_output
+from ard.networks.autoencoder import AutoencoderCard
 from ard.presets.preset import NUM_TEACHER_STEPS
-from ard.progress import progress_bar
-from ard.seeds import in_words
-from ard.spacing import TimeSpacing
-from ard.students import StudentCard, load_student
-from ard.teacher import Guidance, load_teacher, load_teacher_card, plan_ode
+from ard.student.decoding import find_autoencoder, load_decoder, space_of_student, space_of_teacher
+from ard.student.fast_sampling import Speed
+from ard.student.folder import StudentCard, load_student
+from ard.teacher.origin import find_teacher
+from ard.teacher.teacher import Guidance, load_teacher, load_teacher_card, plan_ode
 
 FIRST_SEED, SEEDS = 1_000_000, "1000000-1000063"
 # What only a teacher takes that is drawn from by itself: its ODE.

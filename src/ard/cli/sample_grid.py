@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from ard.condition import Condition, to_device
-from ard.errors import InputError
-from ard.fast_sampling import Speed, drawing
-from ard.models.autoencoder import DecodedImages
-from ard.models.student import Student
-from ard.models.transformer import TransformerConfig, condition_name
-from ard.pictures import Pixels, to_pixels
-from ard.students import StudentCard, check_teacher
-from ard.teacher import Ode, Teacher, load_teacher, noise_for_seeds, solve_pf_ode
-from ard.types import Labels, Latents
+from ard.core.errors import InputError
+from ard.core.types import Labels, Latents
+from ard.images.pictures import Pixels, to_pixels
+from ard.networks.autoencoder import DecodedImages
+from ard.networks.condition import Condition, to_device
+from ard.networks.transformer import TransformerConfig, condition_name
+from ard.student.fast_sampling import Speed, drawing
+from ard.student.folder import StudentCard, check_teacher
+from ard.student.student import Student
+from ard.teacher.teacher import Ode, Teacher, load_teacher, noise_for_seeds, solve_pf_ode
 
 
 class TeacherRows(StrEnum):

@@ -9,11 +9,11 @@ import torch
 
 from ard.cli.asked import Asked
 from ard.cli.sample_grid import GridRow
-from ard.decoding import LatentSpace
-from ard.models.transformer import TransformerConfig
-from ard.outputs import Outputs
-from ard.pictures import Pixels, array_bytes, labelled_sheet, samples_sheet
-from ard.sample_folder import SampleFolder
+from ard.core.outputs import Outputs
+from ard.images.pictures import Pixels, array_bytes, labelled_sheet, samples_sheet
+from ard.networks.transformer import TransformerConfig
+from ard.student.decoding import LatentSpace
+from ard.student.sample_folder import SampleFolder
 
 COMMAND = "sample"
 SHOWN = 20  # So many names of labels are printed at most.

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ard.errors import InputError
-from ard.models.student import StudentConfig
-from ard.origin import find_teacher
-from ard.teacher import Teacher, load_teacher
-from ard.text import EncodedText
+from ard.core.errors import InputError
+from ard.student.student import StudentConfig
+from ard.teacher.origin import find_teacher
+from ard.teacher.teacher import Teacher, load_teacher
+from ard.text.encoded import EncodedText
 from ard.training.loop import TrainConfig
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.online import OnlineConfig, OnlineTrajectories, plan_online

@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.options import parse_choices, parse_numbers, parse_range, parse_seeds, print_plan
-from ard.devices import DeviceName, default_workers, resolve_device
-from ard.errors import InputError, require_at_least
+from ard.core.devices import DeviceName, default_workers, resolve_device
+from ard.core.errors import InputError, require_at_least
+from ard.core.places import require_own_folder
 from ard.evaluation.feature_space import FeatureKind
-from ard.figures import require_matplotlib
-from ard.grids import Grid
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind
-from ard.origin import find_teacher
-from ard.places import require_own_folder
-from ard.references import MIN_SAMPLES, references_in
-from ard.sweep import HEADER, Place, body_of, run_sweep
-from ard.table import as_text, floor_note
-from ard.teacher import Teacher, load_teacher
+from ard.evaluation.references import MIN_SAMPLES, references_in
+from ard.reporting.figures import require_matplotlib
+from ard.reporting.table import as_text, floor_note
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Prediction, StateKind
+from ard.studies.grid import Grid
+from ard.studies.sweep import HEADER, Place, body_of, run_sweep
+from ard.teacher.origin import find_teacher
+from ard.teacher.teacher import Teacher, load_teacher
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import TrajectoryReader
 

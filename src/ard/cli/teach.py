@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ard.cli.options import print_plan, to_plain_dict
-from ard.datasets import load_data
-from ard.devices import DeviceName, resolve_device
-from ard.diffusion import Diffusion
-from ard.errors import InputError
-from ard.models.running import block_runner
-from ard.models.transformer import Transformer, initialise, named_config
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.errors import InputError
+from ard.core.random import generator_for
+from ard.diffusion.process import Diffusion
+from ard.images import load_data
+from ard.networks.block_execution import block_runner
+from ard.networks.transformer import Transformer, initialise, named_config
 from ard.presets import teacher_training
-from ard.teacher import TeacherCard, save_teacher
+from ard.teacher.teacher import TeacherCard, save_teacher
 from ard.training.loop import TrainConfig, is_finished, train
-from ard.training.randomness import generator_for
 from ard.training.teach import teacher_loss
 
 

@@ -9,17 +9,17 @@ from tyro.conf import Positional
 
 from ard.analysis.flops import network_name
 from ard.cli.options import print_plan
-from ard.config import differences, to_plain
-from ard.errors import InputError
-from ard.files import remove_leftovers
-from ard.models.transformer import condition_name
-from ard.models.weights import StateDict
-from ard.places import require_folder
-from ard.published import Choice, Published, local_source, read_published
-from ard.published.check import Check, check_published
-from ard.published.class_names import read_class_names
-from ard.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
-from ard.text import require_classes
+from ard.core.config import differences, to_plain
+from ard.core.errors import InputError
+from ard.core.files import remove_leftovers
+from ard.core.model_folder import StateDict
+from ard.core.places import require_folder
+from ard.networks.transformer import condition_name
+from ard.teacher.importers import Choice, Published, local_source, read_published
+from ard.teacher.importers.check import Check, check_published
+from ard.teacher.importers.class_names import read_class_names
+from ard.teacher.teacher import SourceFormat, TeacherCard, load_teacher_card, save_teacher, stored_hash, teacher_hash
+from ard.text.encoded import require_classes
 
 # What an import says may change, and how classes are called; what it gives may not.
 NOTES = frozenset({"imported.notes", "imported.class_names"})

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ard.cli.options import print_plan
-from ard.devices import DeviceName, resolve_device
-from ard.models.text_encoder import EncoderPrecision, find_text_encoder, num_cut, open_tokenizer, text_encoder
-from ard.progress import progress_bar
-from ard.prompts import read_prompts
-from ard.text import TextManifest, cleaned, encode_prompts, is_encoded
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.progress import progress_bar
+from ard.text.encoded import TextManifest, cleaned, encode_prompts, is_encoded
+from ard.text.encoder import EncoderPrecision, find_text_encoder, num_cut, open_tokenizer, text_encoder
+from ard.text.prompts import read_prompts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from ard.config import to_plain
-from ard.errors import InputError
+from ard.core.config import to_plain
+from ard.core.errors import InputError
 from ard.trajectories.manifest import load_manifest
 from ard.trajectories.reader import verify
 

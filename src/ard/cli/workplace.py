@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ard.places import require_folder
-from ard.processes import working_in
-from ard.ranks import rank_and_world, require_one_process
+from ard.core.places import require_folder
+from ard.core.processes import working_in
+from ard.core.ranks import rank_and_world, require_one_process
 
 # Commands that fill a folder or make a file, and the attribute that names it.
 ALONE = {

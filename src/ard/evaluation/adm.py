@@ -20,12 +20,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.files import parse_json, require_file, write_atomically
+from ard.core.marks import PROVENANCE, npz_mark
 from ard.evaluation.features.network import Feature
 from ard.evaluation.images import Images, RgbPixels, as_rgb, parts_of
 from ard.evaluation.metrics.moments import Moments
-from ard.files import parse_json, require_file, write_atomically
-from ard.marks import PROVENANCE, npz_mark
 
 STATISTICS = {
     Feature.POOL3: ("mu", "sigma"),

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ard.datasets import ImageData
-from ard.errors import InputError
-from ard.models.weights import load_config, load_model
-from ard.types import Features, Latents
+from ard.core.errors import InputError
+from ard.core.model_folder import load_config, load_model
+from ard.core.types import Features, Latents
+from ard.images import ImageData
 
 FEATURES = 64
 

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ard.condition import Condition
-from ard.config import fingerprint_of
+from ard.core.config import fingerprint_of
+from ard.core.types import Features, Labels, Latents, OtherFeatures, RealImages, States, Trajectory
 from ard.evaluation.feature_space import FeatureSpace
 from ard.evaluation.metrics.frechet import frechet_distance
 from ard.evaluation.metrics.moments import Moments, moments_of
 from ard.evaluation.metrics.precision_recall import precision_recall
-from ard.losses import step_errors
-from ard.models.student import Student
-from ard.sampling import sample
-from ard.students import StudentCard
-from ard.teacher import Ode, Teacher, solve_pf_ode
+from ard.methods.losses import step_errors
+from ard.networks.condition import Condition
+from ard.student.folder import StudentCard
+from ard.student.sampling import sample
+from ard.student.student import Student
+from ard.teacher.teacher import Ode, Teacher, solve_pf_ode
 from ard.trajectories.source import TrajectoryBatch
-from ard.types import Features, Labels, Latents, OtherFeatures, RealImages, States, Trajectory
 
 Conditions = Callable[[Labels], Condition]
 """What labels ask for: `classes`, or the prompts of a text by their numbers."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ard.distributed import largest_over_ranks, sum_over_ranks
+from ard.core.distributed import largest_over_ranks, sum_over_ranks
+from ard.core.progress import progress_bar
+from ard.core.ranks import rank_and_world
 from ard.evaluation.features.network import Feature, FeatureNetwork, FeatureRows
 from ard.evaluation.images import Images, RgbPixels, parts_of
 from ard.evaluation.metrics.moments import Moments, MomentsAccumulator
-from ard.progress import progress_bar
-from ard.ranks import rank_and_world
 
 
 @dataclass(frozen=True, kw_only=True)

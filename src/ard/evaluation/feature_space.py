@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ard.condition import Condition
-from ard.diffusion import DiffusionKind
-from ard.models.discriminator import teacher_features
-from ard.teacher import Teacher
-from ard.types import Features, Latents
+from ard.core.types import Features, Latents
+from ard.diffusion.process import DiffusionKind
+from ard.networks.condition import Condition
+from ard.networks.discriminator import teacher_features
+from ard.teacher.teacher import Teacher
 
 CHUNK = 128  # Images at work together.
 LOW_NOISE = 0.02  # Flow's time at which the teacher looks at images; VP's is its first noisy one.

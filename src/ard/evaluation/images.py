@@ -11,16 +11,16 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ard.config import to_plain
-from ard.decoding import find_autoencoder, load_decoder, space_of_student
-from ard.errors import InputError
-from ard.models.autoencoder import AutoencoderCard
-from ard.pictures import Pixels, to_pixels
-from ard.sampling import sample
-from ard.seeds import in_words
-from ard.students import StudentCard, find_text, load_card, load_student
-from ard.teacher import noise_for_seeds
-from ard.text import condition_of, num_conditions
+from ard.core.config import to_plain
+from ard.core.errors import InputError
+from ard.core.seeds import in_words
+from ard.images.pictures import Pixels, to_pixels
+from ard.networks.autoencoder import AutoencoderCard
+from ard.student.decoding import find_autoencoder, load_decoder, space_of_student
+from ard.student.folder import StudentCard, find_text, load_card, load_student
+from ard.student.sampling import sample
+from ard.teacher.teacher import noise_for_seeds
+from ard.text.encoded import condition_of, num_conditions
 
 RgbPixels = UInt8[Tensor, "batch height width 3"]
 Batches = Callable[[Sequence[int], int], Iterator[RgbPixels]]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ard.config import to_plain
-from ard.errors import InputError
+from ard.core.config import to_plain
+from ard.core.errors import InputError
+from ard.core.ranks import rank_and_world
+from ard.core.types import Features, OtherFeatures
 from ard.evaluation.adm import STATISTICS, Reference, write_reference
 from ard.evaluation.feature_pass import Collected, collect, evenly_spread
 from ard.evaluation.features.clip import load_clip
@@ -22,8 +24,6 @@ from ard.evaluation.metrics.inception_score import inception_score
 from ard.evaluation.metrics.kernel_distance import kernel_distance
 from ard.evaluation.metrics.precision_recall import Distances, precision_recall
 from ard.evaluation.result import Result, evaluator, notes_on
-from ard.ranks import rank_and_world
-from ard.types import Features, OtherFeatures
 
 NUM_KEPT = 10_000  # So many pictures of a reference ADM keeps for precision and recall.
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ard.datasets.look import Check, look_over
-from ard.datasets.picture_file import Header
-from ard.datasets.picture_set import PictureSet, in_threads
-from ard.datasets.real import USUAL, Columns
-from ard.errors import InputError, require_at_least
+from ard.core.errors import InputError, require_at_least
 from ard.evaluation.images import Images, RgbPixels, parts_of
+from ard.images.look import Check, look_over
+from ard.images.picture_file import Header
+from ard.images.picture_set import PictureSet, in_threads
+from ard.images.real import USUAL, Columns
 
 
 def open_real(path: Path, *, size: int | None, columns: Columns = USUAL, check: Check = Check.SAMPLE) -> Images:

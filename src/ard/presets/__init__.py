@@ -1,6 +1,6 @@
 """Whole runs as typed values, named after what they reproduce. Every option can be changed on the command line."""
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.presets.digits import DIGITS, further, teacher_training
 from ard.presets.discriminators import DISCRIMINATORS
 from ard.presets.paper import LARGER, TABLE_1_PRESETS

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from ard.diffusion import Diffusion
-from ard.history import HistoryAttention
-from ard.models.student import Prediction, StateKind, StudentConfig
-from ard.models.transformer import named_config
+from ard.diffusion.process import Diffusion
+from ard.networks.transformer import named_config
 from ard.presets.preset import FROM_STORE, CollectPreset, Preset, TeacherPreset, without_history
+from ard.student.history import HistoryAttention
+from ard.student.student import Prediction, StateKind, StudentConfig
 from ard.training.loop import TrainConfig
 
 # The learning rates were tuned on separate trajectories (docs/log.md).

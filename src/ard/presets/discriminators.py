@@ -1,8 +1,8 @@
 """Discriminators by name, for the loss R + D: ours, the authors', and R3GAN's loss."""
 
-from ard.losses import AdversarialForm
-from ard.models.discriminator import DiscriminatorConfig, HeadNorm, TokenMixing
-from ard.training.adversarial import AdversarialConfig, Penalty
+from ard.methods.adversarial import AdversarialConfig, Penalty
+from ard.methods.losses import AdversarialForm
+from ard.networks.discriminator import DiscriminatorConfig, HeadNorm, TokenMixing
 
 DISCRIMINATORS: dict[str, AdversarialConfig] = {
     # Ours: five heads, each latent judged by itself.

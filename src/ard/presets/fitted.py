@@ -8,8 +8,8 @@ Two recipes are known to be good: the embedded data's for a width of 64 (tuned, 
 import math
 from dataclasses import dataclass, replace
 
-from ard.diffusion import Diffusion
-from ard.models.transformer import TransformerConfig
+from ard.diffusion.process import Diffusion
+from ard.networks.transformer import TransformerConfig
 from ard.presets.digits import ON_X_0_HAT, further
 from ard.presets.preset import Preset
 from ard.training.loop import TrainConfig

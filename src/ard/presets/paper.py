@@ -7,12 +7,12 @@ only. The paper says no more: ImageNet's other numbers are those of its authors'
 
 from dataclasses import replace
 
-from ard.diffusion import Diffusion, DiffusionKind, FlowClock, Solver
-from ard.history import HistoryAttention, HistoryMask
-from ard.models.student import Prediction, StateKind, StudentConfig
-from ard.models.transformer import TextConfig, TransformerConfig, named_config
+from ard.diffusion.process import Diffusion, DiffusionKind, FlowClock, Solver
+from ard.networks.transformer import TextConfig, TransformerConfig, named_config
 from ard.presets.preset import CollectPreset, Preset, TeacherPreset
-from ard.teacher import Guidance
+from ard.student.history import HistoryAttention, HistoryMask
+from ard.student.student import Prediction, StateKind, StudentConfig
+from ard.teacher.teacher import Guidance
 from ard.training.loop import Schedule, TrainConfig
 
 DIAGONAL, WINDOW, ANCHOR, CAUSAL = HistoryMask

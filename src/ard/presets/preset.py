@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 
-from ard.diffusion import Diffusion, Solver
-from ard.history import HistoryMask
-from ard.models.student import StateKind, StudentConfig
-from ard.models.transformer import TransformerConfig
-from ard.teacher import Guidance, Ode
-from ard.timegrid import uniform_indices
-from ard.training.distill import DistillConfig
+from ard.diffusion.process import Diffusion, Solver
+from ard.diffusion.timegrid import uniform_indices
+from ard.methods.regression import DistillConfig
+from ard.networks.transformer import TransformerConfig
+from ard.student.history import HistoryMask
+from ard.student.student import StateKind, StudentConfig
+from ard.teacher.teacher import Guidance, Ode
 from ard.training.loop import TrainConfig
 from ard.trajectories.online import OnlineConfig
 

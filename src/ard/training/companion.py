@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from ard.models.weights import StateDict
+from ard.core.model_folder import StateDict
 
 
 @runtime_checkable

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.files import MAX_JSON_BYTES, parse_json, read_whole, write_atomically
+from ard.core.errors import InputError
+from ard.core.files import MAX_JSON_BYTES, parse_json, read_whole, write_atomically
 from ard.training.state import TrainState
 
 NAME = "log.jsonl"

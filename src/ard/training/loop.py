@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ard.config import differences, later
-from ard.errors import InputError, require_at_least
-from ard.files import read_json, remove_leftovers, write_json
-from ard.models.weights import require_whole_model
-from ard.places import require_folder, size_of
-from ard.progress import progress_bar
-from ard.ranks import require_one_process
-from ard.seeds import require_seed
-from ard.stopping import stopping
+from ard.core.config import differences, later
+from ard.core.errors import InputError, require_at_least
+from ard.core.files import read_json, remove_leftovers, write_json
+from ard.core.model_folder import require_whole_model
+from ard.core.places import require_folder, size_of
+from ard.core.progress import progress_bar
+from ard.core.ranks import require_one_process
+from ard.core.seeds import require_seed
+from ard.core.stopping import stopping
 from ard.training.companion import Alone, Companion
 from ard.training.log import Log
 from ard.training.state import AverageOn, TrainState, new_state, resume, save_checkpoint, trained_parameters

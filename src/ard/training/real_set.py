@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ard.config import fingerprint_of
-from ard.datasets.picture_set import MODES, PictureSet, require_classes
-from ard.datasets.real import open_pictures
-from ard.errors import InputError
-from ard.files import read_json
-from ard.latents import LatentCache
-from ard.models.autoencoder import LatentScale
+from ard.core.config import fingerprint_of
+from ard.core.errors import InputError
+from ard.core.files import read_json
+from ard.core.types import Labels, Latents
+from ard.images.latent_cache import LatentCache
+from ard.images.picture_set import MODES, PictureSet, require_classes
+from ard.images.real import open_pictures
+from ard.networks.autoencoder import LatentScale
 from ard.trajectories.manifest import Manifest
-from ard.types import Labels, Latents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ard.config import from_plain, to_plain
-from ard.errors import InputError
-from ard.files import parse_json, write_atomically
-from ard.models.weights import StateDict, checksum, read_weights, to_bytes
-from ard.progress import say
+from ard.core.config import from_plain, to_plain
+from ard.core.errors import InputError
+from ard.core.files import parse_json, write_atomically
+from ard.core.model_folder import StateDict, checksum, read_weights, to_bytes
+from ard.core.progress import say
 from ard.training.companion import Alone, Companion
 
 

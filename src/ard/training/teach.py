@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ard.datasets import ImageData
-from ard.devices import autocast, send
-from ard.diffusion import Diffusion
-from ard.draws import normal, uniform
-from ard.models.transformer import Transformer
+from ard.core.devices import autocast, send
+from ard.core.draws import normal, uniform
+from ard.core.random import batch_ids, generator_for
+from ard.diffusion.process import Diffusion
+from ard.images import ImageData
+from ard.networks.transformer import Transformer
 from ard.training.loop import TrainConfig
-from ard.training.randomness import batch_ids, generator_for
 
 
 def teacher_loss(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from ard.models.weights import StateDict
+from ard.core.model_folder import StateDict
 from ard.training.companion import Companion
 
 

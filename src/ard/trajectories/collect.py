@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from ard.devices import one_thread
-from ard.errors import InputError, require_at_least
-from ard.models.student import StateKind
-from ard.ranks import rank_and_world
-from ard.seeds import require_seed
-from ard.sharded.making import KEPT, Claim, publish_shard, require_claimable
-from ard.stopping import Stop, stopping
-from ard.teacher import Ode, Teacher, reference_to
-from ard.text import EncodedText, require_text
+from ard.core.devices import one_thread
+from ard.core.errors import InputError, require_at_least
+from ard.core.ranks import rank_and_world
+from ard.core.seeds import require_seed
+from ard.core.sharded.making import KEPT, Claim, publish_shard, require_claimable
+from ard.core.stopping import Stop, stopping
+from ard.student.student import StateKind
+from ard.teacher.teacher import Ode, Teacher, reference_to
+from ard.text.encoded import EncodedText, require_text
 from ard.trajectories.execution import Execution, relative_error
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.solving import Progress, solve_shard, starts, text_of

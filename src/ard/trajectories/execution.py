@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ard.condition import Condition, Prompts
-from ard.config import later
-from ard.devices import Precision, require_compiler
-from ard.graphs import captured
-from ard.models.transformer import Backbone
-from ard.teacher import Ode, Teacher, solve_pf_ode
-from ard.types import Latents
+from ard.core.config import later
+from ard.core.cuda_graphs import captured
+from ard.core.devices import Precision, require_compiler
+from ard.core.types import Latents
+from ard.networks.condition import Condition, Prompts
+from ard.networks.transformer import Backbone
+from ard.teacher.teacher import Ode, Teacher, solve_pf_ode
 
 
 @dataclass(frozen=True, kw_only=True)

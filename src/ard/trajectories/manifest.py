@@ -8,18 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ard.config import fingerprint_of, flatten, later, to_plain
-from ard.diffusion import Diffusion
-from ard.errors import InputError, require_at_least, require_at_most
-from ard.models.student import StateKind
-from ard.models.transformer import MAX_CLASSES, check_shape
-from ard.seeds import require_seed
-from ard.sharded.store import Checksums, Expected, Kind, ShardedManifest, read_record, require_sizes
-from ard.teacher import Ode, TeacherRef
-from ard.text import TextRef
-from ard.timegrid import check_indices, uniform_indices
+from ard.core.config import fingerprint_of, flatten, later, to_plain
+from ard.core.errors import InputError, require_at_least, require_at_most
+from ard.core.seeds import require_seed
+from ard.core.sharded.store import Checksums, Expected, Kind, ShardedManifest, read_record, require_sizes
+from ard.core.types import Labels
+from ard.diffusion.process import Diffusion
+from ard.diffusion.timegrid import check_indices, uniform_indices
+from ard.networks.transformer import MAX_CLASSES, check_shape
+from ard.student.student import StateKind
+from ard.teacher.teacher import Ode, TeacherRef
+from ard.text.encoded import TextRef
 from ard.trajectories.execution import Execution
-from ard.types import Labels
 
 _FREE = frozenset({"num", "teacher.path", "text.path", "x_0_error"})  # A store may grow or move; x_0_error is measured.
 TRAJECTORIES = Kind(

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ard.diffusion import Solver
-from ard.errors import InputError, require_at_least
-from ard.models.student import StateKind
-from ard.seeds import NUM_SEEDS
-from ard.teacher import Guidance, Teacher, plan_ode
-from ard.text import EncodedText
-from ard.timegrid import check_indices
+from ard.core.errors import InputError, require_at_least
+from ard.core.seeds import NUM_SEEDS
+from ard.diffusion.process import Solver
+from ard.diffusion.timegrid import check_indices
+from ard.student.student import StateKind
+from ard.teacher.teacher import Guidance, Teacher, plan_ode
+from ard.text.encoded import EncodedText
 from ard.trajectories.collect import plan_store
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.solving import solve_batch

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
-from ard.models.student import StateKind
-from ard.sharded.rows import Shards
-from ard.sharded.store import open_in_place, open_shards, problems_of
-from ard.text import open_referred
+from ard.core.errors import InputError
+from ard.core.sharded.rows import Shards
+from ard.core.sharded.store import open_in_place, open_shards, problems_of
+from ard.core.types import Labels
+from ard.student.student import StateKind
+from ard.text.encoded import open_referred
 from ard.trajectories.manifest import Manifest, load_manifest
 from ard.trajectories.source import Order, TrajectoryBatch, TrajectorySource
-from ard.types import Labels
 
 
 class TrajectoryReader(TrajectorySource):

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ard.condition import Condition
-from ard.errors import InputError
-from ard.teacher import Solution, Teacher, noise_for_seeds, solve_pf_ode
-from ard.text import EncodedText, condition_of, open_referred
+from ard.core.errors import InputError
+from ard.core.types import Latents
+from ard.networks.condition import Condition
+from ard.teacher.teacher import Solution, Teacher, noise_for_seeds, solve_pf_ode
+from ard.text.encoded import EncodedText, condition_of, open_referred
 from ard.trajectories.manifest import Manifest
-from ard.types import Latents
 
 Progress = Callable[[int], object]  # Told how many trajectories more are there: published before, or solved just now.
 

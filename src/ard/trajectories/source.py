@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from ard.condition import Condition
-from ard.text import EncodedText, condition_of
+from ard.core.types import Labels, Trajectory
+from ard.networks.condition import Condition
+from ard.text.encoded import EncodedText, condition_of
 from ard.trajectories.manifest import Manifest
-from ard.types import Labels, Trajectory
 
 Order: TypeAlias = Callable[[int, int], Tensor]  # (how many rows there are, update) to the rows of that update.
 

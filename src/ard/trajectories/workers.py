@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from ard.errors import InputError
-from ard.processes import die_with_parent
-from ard.sharded.making import publish_shard
-from ard.stopping import Stop, Stopped, undisturbed_start
-from ard.teacher import Teacher, load_teacher
+from ard.core.errors import InputError
+from ard.core.processes import die_with_parent
+from ard.core.sharded.making import publish_shard
+from ard.core.stopping import Stop, Stopped, undisturbed_start
+from ard.teacher.teacher import Teacher, load_teacher
 from ard.trajectories.execution import executed
 from ard.trajectories.manifest import Manifest
 from ard.trajectories.solving import Progress, solve_shard, text_of

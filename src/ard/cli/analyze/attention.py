@@ -8,17 +8,17 @@ import torch
 
 from ard.analysis.attention import mean_shares, share_rows, shares_figure, shares_summary
 from ard.cli.options import print_plan
-from ard.condition import Condition
-from ard.devices import DeviceName, resolve_device
-from ard.errors import InputError, require_at_least
-from ard.figures import require_matplotlib
-from ard.models.student import Student
-from ard.outputs import Outputs
-from ard.progress import progress_bar
-from ard.references import EVALUATION_SEED
-from ard.students import StudentCard, find_text, load_card, load_student
-from ard.teacher import noise_for_seeds
-from ard.text import EncodedText, condition_of, num_conditions
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.errors import InputError, require_at_least
+from ard.core.outputs import Outputs
+from ard.core.progress import progress_bar
+from ard.evaluation.references import EVALUATION_SEED
+from ard.networks.condition import Condition
+from ard.reporting.figures import require_matplotlib
+from ard.student.folder import StudentCard, find_text, load_card, load_student
+from ard.student.student import Student
+from ard.teacher.teacher import noise_for_seeds
+from ard.text.encoded import EncodedText, condition_of, num_conditions
 
 
 @dataclass(frozen=True, kw_only=True)

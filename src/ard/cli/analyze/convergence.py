@@ -16,12 +16,12 @@ from ard.analysis.convergence import (
 )
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
-from ard.devices import DeviceName
+from ard.core.devices import DeviceName
+from ard.core.outputs import Outputs
+from ard.core.progress import progress_bar
 from ard.evaluation.feature_space import FeatureKind
-from ard.figures import require_matplotlib
-from ard.outputs import Outputs
-from ard.progress import progress_bar
-from ard.references import prepare_comparison
+from ard.evaluation.references import prepare_comparison
+from ard.reporting.figures import require_matplotlib
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ard.analysis.masks import masks_figure, masks_text
 from ard.cli.options import print_plan
-from ard.figures import require_matplotlib
-from ard.outputs import Outputs
+from ard.core.outputs import Outputs
+from ard.reporting.figures import require_matplotlib
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from ard.analysis.latency import Latency, machine_facts, measure_latencies
 from ard.analysis.pareto import Model, Point, evaluated_models, pareto_figure, pareto_rows, pareto_table
 from ard.cli.compared import Compared, resolve_compared
 from ard.cli.options import print_plan
-from ard.devices import DeviceName
-from ard.errors import require_at_least
+from ard.core.devices import DeviceName
+from ard.core.errors import require_at_least
+from ard.core.outputs import Outputs
+from ard.core.progress import progress_bar
 from ard.evaluation.evaluate import Judge
 from ard.evaluation.feature_space import FeatureKind
-from ard.figures import require_matplotlib
-from ard.outputs import Outputs
-from ard.progress import progress_bar
-from ard.references import prepare_comparison
+from ard.evaluation.references import prepare_comparison
+from ard.reporting.figures import require_matplotlib
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,15 @@ import torch
 
 from ard.analysis.solvers import Starts, plain_rows, solver_rows, solvers_table
 from ard.cli.options import parse_choices, parse_range, print_plan
-from ard.devices import DeviceName, resolve_device
-from ard.diffusion import Solver
-from ard.errors import require_at_least
-from ard.outputs import Outputs
-from ard.progress import progress_bar
-from ard.seeds import require_seed
-from ard.spacing import TimeSpacing
-from ard.teacher import Guidance, load_teacher, noise_for_seeds
-from ard.text import require_classes
+from ard.core.devices import DeviceName, resolve_device
+from ard.core.errors import require_at_least
+from ard.core.outputs import Outputs
+from ard.core.progress import progress_bar
+from ard.core.seeds import require_seed
+from ard.diffusion.process import Solver
+from ard.diffusion.spacing import TimeSpacing
+from ard.teacher.teacher import Guidance, load_teacher, noise_for_seeds
+from ard.text.encoded import require_classes
 
 
 @dataclass(frozen=True, kw_only=True)

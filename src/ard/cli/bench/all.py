@@ -10,8 +10,8 @@ from ard.cli.bench.data import DataBench
 from ard.cli.bench.latency import LatencyBench
 from ard.cli.bench.train import TrainBench
 from ard.cli.options import print_plan
-from ard.config import to_plain
-from ard.devices import DeviceName
+from ard.core.config import to_plain
+from ard.core.devices import DeviceName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any
 from ard.analysis.latency import machine_facts
 from ard.cli.bench.common import NetworkBench, ceilings_for, check_json, dtype_of, named_network, parse_batches, written
 from ard.cli.options import print_plan
-from ard.devices import resolve_device
-from ard.table import as_text
+from ard.core.devices import resolve_device
+from ard.reporting.table import as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from ard.cli.bench.common import (
     timed_alike,
 )
 from ard.cli.options import print_plan
-from ard.devices import resolve_device
-from ard.errors import require_at_least
+from ard.core.devices import resolve_device
+from ard.core.errors import require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,15 @@ from ard.bench.ceilings import Ceiling, best_flops, measure_ceilings, product_sh
 from ard.bench.contenders import Contender, require_equal
 from ard.bench.measure import Timed, measure_rows, plain_rows, ratios, rows_table
 from ard.cli.options import parse_range
-from ard.devices import DeviceName
-from ard.errors import InputError
-from ard.models.backbones import DIT
-from ard.models.transformer import TransformerConfig
-from ard.outputs import Outputs
-from ard.progress import progress_bar
-from ard.table import as_text
-from ard.teacher import load_teacher_card
-from ard.text import require_classes
+from ard.core.devices import DeviceName
+from ard.core.errors import InputError
+from ard.core.outputs import Outputs
+from ard.core.progress import progress_bar
+from ard.networks.registry import DIT
+from ard.networks.transformer import TransformerConfig
+from ard.reporting.table import as_text
+from ard.teacher.teacher import load_teacher_card
+from ard.text.encoded import require_classes
 
 # Slower, faster: what the paper or a user would compare.
 PAIRS = (

@@ -8,9 +8,9 @@ import torch
 from ard.bench.reading import reading_rate
 from ard.cli.bench.common import Bench, check_json, written
 from ard.cli.options import print_plan
-from ard.config import to_plain
-from ard.devices import one_thread
-from ard.errors import require_at_least
+from ard.core.config import to_plain
+from ard.core.devices import one_thread
+from ard.core.errors import require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from ard.bench.measure import Timed
 from ard.bench.training import Layout, counted_mb, update_macs, updates
 from ard.cli.bench.common import NetworkBench, ceilings_for, check_json, named_network, parse_batches, time_and_tell
 from ard.cli.options import parse_choices, print_plan
-from ard.devices import resolve_device
-from ard.errors import InputError, require_at_least
-from ard.history import HistoryAttention
-from ard.models.student import StudentConfig
+from ard.core.devices import resolve_device
+from ard.core.errors import InputError, require_at_least
+from ard.student.history import HistoryAttention
+from ard.student.student import StudentConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.huggingface import load_pretrained, pretrained_facts
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -14,8 +15,7 @@ from ard.evaluation.features.network import (
     normalise,
     without_tf32,
 )
-from ard.models.huggingface import load_pretrained, pretrained_facts
-from ard.pictures import Pixels
+from ard.images.pictures import Pixels
 
 SIZE = 336
 PUBLISHED_WIDTH = 1024  # ViT-L/14.

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.huggingface import load_pretrained, pretrained_facts
 from ard.evaluation.features.network import (
     Feature,
     FeatureNetwork,
@@ -18,8 +19,7 @@ from ard.evaluation.features.network import (
     normalise,
     without_tf32,
 )
-from ard.models.huggingface import load_pretrained, pretrained_facts
-from ard.pictures import Pixels
+from ard.images.pictures import Pixels
 
 SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
+from ard.core.files import sha256_of
+from ard.core.model_folder import StateDict, read_weights, require_finite
 from ard.evaluation.features.inception_network import InceptionNetwork, InceptionOutput
 from ard.evaluation.features.network import (
     Feature,
@@ -19,9 +21,7 @@ from ard.evaluation.features.network import (
     channels_first,
     without_tf32,
 )
-from ard.files import sha256_of
-from ard.models.weights import StateDict, read_weights, require_finite
-from ard.pictures import Pixels
+from ard.images.pictures import Pixels
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 PUBLISHED_SHA256 = "6726825d"  # The start of the published file's hash, as its name says.

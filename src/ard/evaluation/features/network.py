@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ard.pictures import Pixels
+from ard.images.pictures import Pixels
 
 FloatImages = Float[Tensor, "batch 3 height width"]
 FeatureRows = Float[Tensor, "_sample _feature"]  # Of one of several sets or networks, whose sizes differ.

@@ -2,8 +2,8 @@
 
 from torch.nn.functional import normalize
 
-from ard.errors import InputError, require_at_least
-from ard.types import Features, OtherFeatures
+from ard.core.errors import InputError, require_at_least
+from ard.core.types import Features, OtherFeatures
 
 _SIDE = 4_096  # Rows and columns of a tile of the kernel: 128 MiB in float64.
 

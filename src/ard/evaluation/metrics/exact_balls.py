@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ard.types import Features, OtherFeatures
+from ard.core.types import Features, OtherFeatures
 
 _SIDE = 2_048  # Rows and columns of a tile of distances: 32 MiB in float64.
 _PAIRS = 512  # Pairs whose differences are computed together.

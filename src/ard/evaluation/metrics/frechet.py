@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.errors import InputError
+from ard.core.errors import InputError
 from ard.evaluation.metrics.moments import Moments
 
 

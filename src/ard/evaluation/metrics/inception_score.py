@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.errors import require_at_least
+from ard.core.errors import require_at_least
 
 
 class InceptionScore(NamedTuple):

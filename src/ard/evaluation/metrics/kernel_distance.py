@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ard.errors import InputError, require_at_least
-from ard.types import Features, OtherFeatures
+from ard.core.errors import InputError, require_at_least
+from ard.core.types import Features, OtherFeatures
 
 
 class KernelDistance(NamedTuple):

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.distributed import largest_over_ranks, sum_over_ranks
-from ard.errors import InputError, require_at_least
-from ard.types import Features
+from ard.core.distributed import largest_over_ranks, sum_over_ranks
+from ard.core.errors import InputError, require_at_least
+from ard.core.types import Features
 
 
 @dataclass(frozen=True, kw_only=True)

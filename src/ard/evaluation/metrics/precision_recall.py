@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ard.errors import InputError, require_at_least
+from ard.core.errors import InputError, require_at_least
+from ard.core.types import Features, OtherFeatures
 from ard.evaluation.metrics.exact_balls import exact_coverage
-from ard.types import Features, OtherFeatures
 
 _ADM_SIDE = 10_000  # ADM's own, because it decides per tile whether float16 is enough. About 1 GiB at work.
 

@@ -1,0 +1,1 @@
+"""The noise processes, their solvers and times."""

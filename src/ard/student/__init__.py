@@ -1,0 +1,1 @@
+"""The student: the teacher's network with a history, how it samples, and its folder."""

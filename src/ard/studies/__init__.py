@@ -1,0 +1,1 @@
+"""Many students at once: stages, grids, sweeps, the demonstration and the paper's study."""

@@ -1,0 +1,1 @@
+"""The teacher: guidance, its ODE, its folder, and the importers of published weights."""
