@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +86,7 @@ def distance_to_modes(student: Student) -> float:
     return float(torch.cdist(points, MODES).min(dim=1).values.mean())
 
 
+@pytest.mark.slow
 def test_regression_blurs_between_the_modes_and_a_discriminator_sharpens(tmp_path: Path) -> None:
     start = trained(tmp_path / "start", None, adversarial=False, iterations=100, rate=3e-3)
     further = trained(tmp_path / "R", start, adversarial=False, iterations=200, rate=1e-3)

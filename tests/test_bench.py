@@ -212,6 +212,7 @@ class TestCommands:
         assert "ard2-all / step2, batch 2" in told
         assert written["machine"]["torch"] == torch.__version__
 
+    @pytest.mark.slow
     def test_all_runs_every_benchmark_and_writes_them_together(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -240,6 +241,7 @@ class TestCommands:
         assert cli.run(["bench", "collect", *words, "--ways", "eager,interval"]) == 0
         assert "eager / interval, batch 1" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_train_compares_the_variants_of_ours_and_counts_their_memory(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

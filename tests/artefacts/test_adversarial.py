@@ -78,6 +78,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 class TestContinuity:
     """Interrupted and resumed is uninterrupted, bit for bit, discriminator included."""
 
+    @pytest.mark.slow
     def test_a_killed_adversarial_stage_ends_with_the_same_bytes(
         self, tmp_path: Path, killed: Callable[..., None], made: Callable[..., str], gan_options: list[object]
     ) -> None:

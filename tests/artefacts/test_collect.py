@@ -85,6 +85,7 @@ def neutral(content: dict[str, bytes]) -> dict[str, bytes]:
     return {**content, "manifest.json": json.dumps(manifest, indent=2).encode()}
 
 
+@pytest.mark.slow
 def test_a_collection_killed_at_each_write_ends_with_the_same_bytes(
     toys: Path,
     tmp_path: Path,
@@ -103,6 +104,7 @@ def test_a_collection_killed_at_each_write_ends_with_the_same_bytes(
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_collection_killed_again_and_again_ends_with_the_same_bytes(
     toys: Path,
     tmp_path: Path,
@@ -122,6 +124,7 @@ def test_a_collection_killed_again_and_again_ends_with_the_same_bytes(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 @pytest.mark.parametrize(("moment", "workers"), [("while the workers start", 2), ("after the first shard", 1)])
+@pytest.mark.slow
 def test_two_workers_killed_and_run_again_end_with_the_same_bytes(
     toys: Path,
     tmp_path: Path,

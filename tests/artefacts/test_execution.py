@@ -163,6 +163,7 @@ def test_a_machine_without_a_compiler_says_so(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="nothing compiles here: there is no g++")
+@pytest.mark.slow
 def test_a_compiled_network_makes_the_same_images_but_for_their_last_bits(
     toys: Path, tmp_path: Path, environment: dict[str, str], collect_options: list[object], exact: Path
 ) -> None:

@@ -174,6 +174,7 @@ def test_a_teacher_without_a_row_for_no_class_serves_them_too_without_guidance(
 
 
 @pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.slow
 def test_a_killed_import_leaves_no_teacher_and_the_next_one_makes_it(
     checkpoint: Path, tmp_path: Path, killed: Callable[..., None], made: Made, complaint: Made, call: int
 ) -> None:

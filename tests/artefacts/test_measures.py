@@ -72,6 +72,7 @@ def test_students_have_numbers_without_any_data(own: Path, tmp_path: Path, made:
     assert student["fd_real"] is student["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_real_pictures_bring_what_needs_data(own: Path, tmp_path: Path, made: Made, digit_pictures: Path) -> None:
     words = ["evaluate", "--student", own / "one", "--num", 100, "--real", digit_pictures, "--device", "cpu"]
     made(*words, "--json", tmp_path / "a.json")

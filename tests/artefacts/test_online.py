@@ -167,6 +167,7 @@ class TestTraining:
             weights.append(student.state_dict())
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
+    @pytest.mark.slow
     def test_a_killed_training_ends_with_the_same_bytes(
         self, tmp_path: Path, killed: Callable[..., None], made: Callable[..., str], online_options: list[object]
     ) -> None:
@@ -251,6 +252,7 @@ class TestAdversary:
         torch.testing.assert_close(ours.images, theirs.images)
         assert Counter(ours.labels.tolist()) == dict.fromkeys(range(8), PER_LABEL)
 
+    @pytest.mark.slow
     def test_an_interrupted_online_adversarial_stage_goes_on_as_if_it_had_not_been(
         self,
         tmp_path: Path,

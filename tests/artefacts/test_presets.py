@@ -12,6 +12,7 @@ import torch
 from ard.networks.registry import build_network
 from ard.presets import DISTILL_PRESETS, Preset
 from ard.presets.commands import collect_arguments, distill_arguments
+from ard.presets.digits import DIGITS
 from ard.student.folder import load_student
 from ard.student.history import HistoryMask
 from ard.student.sampling import sample
@@ -20,6 +21,7 @@ from ard.teacher.teacher import Imported, SourceFormat, TeacherCard, noise_for_s
 from ard.text.encoded import TextManifest, condition_of, encode_prompts, open_referred
 
 Made = Callable[..., str]
+QUICK = {*DIGITS, "imagenet256-ard"}
 IMPORTED = Imported(
     format=SourceFormat.DIT,
     source="narrow.pt",
@@ -96,7 +98,9 @@ def student_of(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Callable
     return student
 
 
-@pytest.mark.parametrize("name", DISTILL_PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DISTILL_PRESETS]
+)
 def test_a_preset_goes_from_its_teacher_to_images(name: str, student_of: Callable[[str], Path]) -> None:
     preset = DISTILL_PRESETS[name]
     folder = student_of(name)

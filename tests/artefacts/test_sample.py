@@ -92,6 +92,7 @@ class TestFolder:
         Image.new("L", (8, 8)).save(tmp_path / "samples/other.png")
         assert "other.png" in refused(*self.draw(toys / "student", tmp_path / "samples", "0-4"))
 
+    @pytest.mark.slow
     def test_what_a_kill_leaves_is_not_measured_and_completed(
         self, toys: Path, tmp_path: Path, made: Made, refused: Refused, killed: Callable[..., None]
     ) -> None:

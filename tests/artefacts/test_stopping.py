@@ -152,6 +152,7 @@ def test_what_has_no_pauses_ends_at_once() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_stopped_command_says_one_line_and_its_status_and_ends_with_the_same_bytes(
     toys: Path,
     tmp_path: Path,

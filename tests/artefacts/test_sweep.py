@@ -48,6 +48,7 @@ def published(folder: Path) -> dict[str, object]:
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_sweep_compares_every_cell_and_runs_none_twice(
     sweep: Made,
     tmp_path: Path,
@@ -84,6 +85,7 @@ def test_a_sweep_compares_every_cell_and_runs_none_twice(
     assert row in [cell["row"] for cell in published(tmp_path / "sweep")["cells"]]
 
 
+@pytest.mark.slow
 def test_of_several_rates_each_arm_takes_the_one_with_the_least_error_on_separate_trajectories(
     sweep: Made, tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

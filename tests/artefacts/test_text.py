@@ -273,6 +273,7 @@ class TestEncode:
         assert "is there already: 4 prompts, 3 different ones" in made(*encode_options, "--out", text)
         assert contents(text) == before
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on_to_the_same_bits(
         self, tmp_path: Path, pipeline: Path, made: Made, killed: Callable[..., None], contents: Any
     ) -> None:
@@ -594,6 +595,7 @@ class TestCommands:
             assert len(given.condition) == len(given.states) == 2
         assert threads == ["ard-read-ahead"] * 3
 
+    @pytest.mark.slow
     def test_workers_do_not_change_a_byte(
         self, root: Path, made: Made, contents: Callable[[Path], dict[str, bytes]]
     ) -> None:

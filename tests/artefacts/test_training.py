@@ -109,6 +109,7 @@ class TestContinuity:
         first = train_toy(tmp_path)
         assert same(train_toy(tmp_path, loss=forbidden), first)
 
+    @pytest.mark.slow
     def test_a_killed_teacher_training_ends_with_the_same_bytes(
         self, tmp_path: Path, killed: Callable[..., None], made: Callable[..., str], teach_options: list[object]
     ) -> None:
@@ -122,6 +123,7 @@ class TestContinuity:
         made("teach", *options, tmp_path / "whole")
         assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
+    @pytest.mark.slow
     def test_a_killed_distillation_ends_with_the_same_bytes(
         self,
         toys: Path,

@@ -22,6 +22,7 @@ def fuzzed(*options: object) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_a_few_cases_of_each_kind() -> None:
     said = fuzzed("--cases", 8)
     assert said.count(": 8 cases in ") == 4

@@ -146,6 +146,7 @@ def test_one_process_is_its_own_sum(normal: Normal) -> None:
     assert torch.equal(after.covariance, before.covariance)
 
 
+@pytest.mark.slow
 def test_two_processes_hold_what_one_process_with_everything_holds(normal: Normal, tmp_path: Path) -> None:
     sets = {"uneven": normal(50, 5) + 1000, "all at rank 1": normal(50, 3, seed=1)}
     cuts = {"uneven": 33, "all at rank 1": 0}

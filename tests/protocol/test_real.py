@@ -107,6 +107,7 @@ def test_greyscale_and_jpeg_are_counted(pictures: Pictures, write_tar: Callable[
     assert open_real(write_tar([pictures(1)[0]], "jpeg"), size=None).facts["jpeg"] == 1
 
 
+@pytest.mark.slow
 def test_a_reference_is_made_of_tars(
     tmp_path: Path,
     pictures: Pictures,
