@@ -93,8 +93,8 @@ def test_a_teacher_a_store_and_pictures_are_measured_alike(
     assert rows.keys() == {"teacher-4", "untrained-1", "untrained-2", "untrained-4", "store-0", "pictures-0"}
     assert rows["store-0"]["fd_teacher"] < rows["pictures-0"]["fd_teacher"]
     labels = TrajectoryReader(own / "store", state=StateKind.X_T, num_steps=1).labels
-    assert labels[some_of(labels, 10)].unique(return_counts=True)[1].tolist() == [1] * 10, (
-        "labels go round with the seeds"
+    assert len(labels[some_of(labels, 12)].unique()) == 10, (
+        "an even spread has the even labels only"
     )
     assert rows["store-0"]["paired_mse"] is None
     references = ["--references", tmp_path / "other"]

@@ -168,7 +168,7 @@ REFUSALS = {
     "nothing": ("", "--student is empty; name a student's folder, or give --samples or --make-ref"),
     "two ways at once": ("--student student --samples a", "--student and --samples exclude each other"),
     "reference and samples": ("--samples a --make-ref a", "--samples and --make-ref exclude each other"),
-    "teacher with samples": ("--samples a --teacher t", "--teacher has no meaning with --samples"),
+    "teacher with samples": ("--samples a --teacher t", "--teacher and --samples exclude each other"),
     "weights with students": ("--student student --inception i.pth", "--inception has no meaning with --student"),
     "numbers of a reference": ("--make-ref a --out r.npz --json o.json", "--json has no meaning with --make-ref"),
     "unknown metric": ("--samples a --ref a --metrics fid,isc", "unknown 'isc'; allowed: fid, sfid, is, pr, kid"),

@@ -185,7 +185,8 @@ def _means(rows: Sequence[Row], model: str, state: str, prediction: str, loss: s
     """The mean scores over the seeds of one arm; empty when there is none."""
     wanted = (model, state, prediction, loss)
     found = [asdict(row.scores) for row in rows if (row.model, row.state, row.prediction, row.loss) == wanted]
-    return {name: fmean(scores[name] for scores in found) for name in found[0]} if found else {}
+    numbers = [name for name, value in found[0].items() if isinstance(value, float)] if found else []
+    return {name: fmean(scores[name] for scores in found) for name in numbers}
 
 
 def _evaluate(out: Path, config: DemoConfig, groups: list[tuple[str, list[Stage]]], *, device: torch.device) -> None:
