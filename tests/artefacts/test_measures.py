@@ -93,9 +93,7 @@ def test_a_teacher_a_store_and_pictures_are_measured_alike(
     assert rows.keys() == {"teacher-4", "untrained-1", "untrained-2", "untrained-4", "store-0", "pictures-0"}
     assert rows["store-0"]["fd_teacher"] < rows["pictures-0"]["fd_teacher"]
     labels = TrajectoryReader(own / "store", state=StateKind.X_T, num_steps=1).labels
-    assert len(labels[some_of(labels, 12)].unique()) == 10, (
-        "an even spread has the even labels only"
-    )
+    assert len(labels[some_of(labels, 12)].unique()) == 10, "an even spread has the even labels only"
     assert rows["store-0"]["paired_mse"] is None
     references = ["--references", tmp_path / "other"]
     made("evaluate", "--teacher", own / "teacher", *references, *pictures, tmp_path / "teacher.json")
