@@ -36,8 +36,11 @@ Contents = dict[str, bytes | str]
 
 
 def contents(folder: Path) -> Contents:
-    """Every file below `folder`; of JSON what does not depend on the clock."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Every file below `folder`; of JSON what does not depend on the clock.
+
+    Not the empty file of a lock: the lock ends with the process, and the file may stay behind a kill.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
     return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 
