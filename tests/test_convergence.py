@@ -218,7 +218,7 @@ def test_damaged_checkpoints_and_those_of_another_network_are_refused(
 # Scores that are kept.
 
 CHECKPOINT = Checkpoint(path=Path("step-4"), step=4, seconds=1.0, checksum="abc")
-JUDGED = {"teacher": "t", "floor": 0.25, "num": 100}
+JUDGED = {"teacher": "t", "judge": {"measured_on": "x", "fd_floor": 0.25, "fd_real_floor": 7.0}, "num": 100}
 
 
 @pytest.fixture
@@ -251,7 +251,9 @@ def test_a_row_is_evaluated_once_and_kept_in_the_file(card: StudentCard, tmp_pat
     [
         {"teacher": "u"},
         {"num": 101},
-        {"floor": 0.26},
+        {"judge": {**JUDGED["judge"], "fd_floor": 0.26}},
+        {"judge": {**JUDGED["judge"], "measured_on": "y"}},
+        {"judge": {**JUDGED["judge"], "fd_real_floor": 8.0}},
         {"card": {"recipe": "another"}},
         {"card": {"seed": 9}},
         {"checkpoint": {"step": 5}},

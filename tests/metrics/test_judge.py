@@ -61,3 +61,9 @@ def test_the_floor_of_the_distance_to_real_images_is_that_of_their_halves() -> N
     ]
     assert min(halves) < judge.real_floor < max(halves)
     assert judge.real_floor < judge_of(100, 40).judge.real_floor, "fewer images, more noise"
+
+
+def test_a_judge_with_other_real_images_is_another_one() -> None:
+    judge, other = judge_of(60, 40)[0], judge_of(80, 40)[0]
+    assert judge.floor == other.floor
+    assert judge.identity != other.identity

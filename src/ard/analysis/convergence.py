@@ -1,6 +1,6 @@
 """Score against training iterations, from the checkpoints that a student kept (Figure 6a)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -83,12 +83,12 @@ class KeptScores:
     """convergence.json: the row of every checkpoint evaluated so far, so that only new ones are evaluated.
 
     A row is used again for the same recipe, seed, iterations, weights, number of samples and teacher, and when the
-    noise floor is the same: another classifier or other teacher batches have another one.
+    `judge`, its identity, is the same.
     """
 
-    def __init__(self, path: Path, *, teacher: str, floor: float, num: int) -> None:
+    def __init__(self, path: Path, *, teacher: str, judge: Mapping[str, Any], num: int) -> None:
         self.kept = Kept(path)
-        self.judged = {"teacher": teacher, "num": num, "fd_floor": floor}
+        self.judged = {"teacher": teacher, "num": num, **judge}
 
     def row(self, card: StudentCard, checkpoint: Checkpoint, evaluate: Callable[[], Row]) -> Row:
         """The kept row, or the one that `evaluate` makes, which is then kept."""

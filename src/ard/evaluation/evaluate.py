@@ -123,6 +123,11 @@ class Judge:
     pictures: bool
     """Whether states are pictures, whose values end at -1 and 1, and no latents."""
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What kept rows were measured with: other features, teacher batches or real images have other floors."""
+        return {"measured_on": self.space.name, "fd_floor": self.floor, "fd_real_floor": self.real_floor}
+
     @functools.cached_property
     def reference_moments(self) -> Moments:
         """Of the teacher's independent batch."""

@@ -140,7 +140,7 @@ def evaluate_cells(place: Place, cells: Sequence[Cell]) -> Results:
     judged = {
         "teacher": comparison.teacher.hash,
         "num": place.references.num,
-        "fd_floor": comparison.judge.floor,
+        **comparison.judge.identity,
     }
     results = []
     with progress_bar(len(cells), "evaluate", unit="run") as bar:

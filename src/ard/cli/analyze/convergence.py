@@ -93,7 +93,7 @@ class Convergence:
     def _curves(self, found: list[list[Checkpoint]], compared: Compared) -> list[ConvergenceCurve]:
         models = prepare_comparison(self.student, compared.teacher, compared.references, device=compared.device)
         kept = KeptScores(
-            self.out / "convergence.json", teacher=models.teacher.hash, floor=models.judge.floor, num=self.num
+            self.out / "convergence.json", teacher=models.teacher.hash, judge=models.judge.identity, num=self.num
         )
         curves = []
         with progress_bar(sum(map(len, found)), "convergence", unit="run") as bar:
