@@ -147,3 +147,10 @@ def test_a_dry_run_on_a_cpu_says_hours_for_that_cpu(own: Path, made: Made, tmp_p
     cost = json.loads(made(*words, "--device", "cpu"))["cost"]
     assert 0 < cost["tflops"] < 20, "a large GPU's are 400"
     assert cost["hours"]["distill"] == pytest.approx(cost["flop"]["distill"] / cost["tflops"] / 3.6e15, rel=0.06)
+
+
+def test_pictures_that_are_not_there_are_told_before_the_work(own: Path, tmp_path: Path, refused: Made) -> None:
+    kept = ["--references", tmp_path / "kept", "--num", 100, "--device", "cpu"]
+    line = refused("evaluate", "--trajectories", own / "store", "--pictures", tmp_path / "none", *kept)
+    assert "nothing is there" in line
+    assert not (tmp_path / "kept").exists()

@@ -50,7 +50,7 @@ from ard.reporting.table import format_rows
 from ard.student.folder import load_card
 from ard.student.sample_folder import require_whole
 from ard.teacher.origin import find_teacher
-from ard.teacher.teacher import Guidance, load_teacher, plan_ode
+from ard.teacher.teacher import Guidance, load_teacher, load_teacher_card, plan_ode
 from ard.text.encoded import EncodedText, open_referred, require_text
 from ard.trajectories.manifest import load_manifest
 
@@ -204,6 +204,7 @@ class Evaluate:
             where = {"teacher": teacher, "references": kept, "device": str(device)}
             return print_plan({"students": cards, "trajectories": self.trajectories, **where})
         self._outputs.check(self.json)
+        self._check_others(teacher)
         comparison = self._comparison(teacher, kept, device)
         others = {}
         if self.trajectories:
@@ -214,6 +215,17 @@ class Evaluate:
         result = evaluation_of(comparison, teacher, batch_size=batch_size, others=others)
         print(format_rows(result.rows, real_floor=result.real_floor))
         self._write({"fd_real_floor": result.real_floor, "rows": [row.plain() for row in result.rows]})
+
+    def _check_others(self, teacher: Path) -> None:
+        """Refuse, before the work, a store of other states than the teacher's, or pictures that are not there."""
+        if self.pictures and not self.pictures.exists():
+            raise InputError(
+                f"--pictures {self.pictures}: nothing is there; name pictures, or what ard images cache made"
+            )
+        if self.trajectories:
+            found, shape = load_manifest(self.trajectories)[0].shape, load_teacher_card(teacher).network
+            if found != (shape.channels, shape.latent_size, shape.latent_size):
+                raise InputError(f"{self.trajectories} has states of the shape {found}, which {teacher} does not make")
 
     def _teacher(self) -> Path:
         """The teacher's folder: as given, or where the first student or the store says."""
